@@ -1,0 +1,196 @@
+"""The model: that it is nanoGPT's, that it is causal, that it learns, how it generates."""
+
+import math
+
+import pytest
+import torch
+
+from wavelet_gpt import GPT, GPTConfig, causal_haar
+
+TINY = dict(block_size=16, vocab_size=11, n_layer=3, n_head=2, n_embd=16)
+
+
+def make(seed=0, **changes):
+    torch.manual_seed(seed)
+    return GPT(GPTConfig(**{**TINY, **changes})).eval()
+
+
+def shaken(model):
+    """Move every parameter away from its initial value, biases and LayerNorms too."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def logits_by_hand(state, idx, config):
+    """nanoGPT's arithmetic from its state_dict, written out in float64: no module, no fused kernel."""
+    w = {name: value.double() for name, value in state.items()}
+
+    def norm(x, name):
+        mean, var = x.mean(-1, keepdim=True), x.var(-1, keepdim=True, unbiased=False)
+        return (x - mean) / (var + 1e-5).sqrt() * w[name + '.weight'] + w.get(name + '.bias', 0)
+
+    def linear(x, name):
+        return x @ w[name + '.weight'].T + w.get(name + '.bias', 0)
+
+    T, C, nh = idx.size(1), config.n_embd, config.n_head
+    x = w['transformer.wte.weight'][idx] + w['transformer.wpe.weight'][:T]
+    for n in range(config.n_layer):
+        h = f'transformer.h.{n}.'
+        q, k, v = linear(norm(x, h + 'ln_1'), h + 'attn.c_attn').chunk(3, dim=-1)
+        heads = []
+        for a in range(nh):
+            s = slice(a * C // nh, (a + 1) * C // nh)
+            scores = q[..., s] @ k[..., s].transpose(1, 2) / math.sqrt(C // nh)
+            scores = scores.masked_fill(torch.ones(T, T).triu(1).bool(), -math.inf)
+            heads.append(scores.exp() / scores.exp().sum(-1, keepdim=True) @ v[..., s])
+        x = x + linear(torch.cat(heads, dim=-1), h + 'attn.c_proj')
+        z = linear(norm(x, h + 'ln_2'), h + 'mlp.c_fc')
+        x = x + linear(z * 0.5 * (1 + torch.erf(z / math.sqrt(2))), h + 'mlp.c_proj')
+    return norm(x, 'transformer.ln_f') @ w['lm_head.weight'].T
+
+
+@pytest.mark.parametrize('bias', [True, False])
+def test_the_plain_model_computes_nanogpt_from_the_same_weights(bias):
+    model = shaken(make(wavelet='off', bias=bias))
+    idx = torch.randint(11, (2, 16))
+    torch.testing.assert_close(model(idx)[0].double(), logits_by_hand(model.state_dict(), idx, model.config), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize('bias', [True, False])
+def test_the_parameter_names_and_shapes_are_nanogpts(bias):
+    C, expected = 16, {'transformer.wte.weight': (11, 16), 'transformer.wpe.weight': (16, 16), 'lm_head.weight': (11, 16)}
+    layers = {'ln_1': (C,), 'attn.c_attn': (3 * C, C), 'attn.c_proj': (C, C), 'ln_2': (C,), 'mlp.c_fc': (4 * C, C), 'mlp.c_proj': (C, 4 * C)}
+    names = {f'transformer.h.{n}.{name}': shape for n in range(3) for name, shape in layers.items()} | {'transformer.ln_f': (C,)}
+    for name, shape in names.items():
+        expected[name + '.weight'] = shape
+        if bias:
+            expected[name + '.bias'] = shape[:1]
+    for wavelet in ('off', 'on'):  # the wavelet adds no parameter and no entry
+        model = make(wavelet=wavelet, bias=bias)
+        assert {name: tuple(value.shape) for name, value in model.state_dict().items()} == expected
+        assert model.lm_head.weight is model.transformer.wte.weight
+
+
+def test_a_plain_checkpoint_loads_into_a_wavelet_model_and_back():
+    plain, wavelet = make(wavelet='off'), make(seed=1, wavelet='on')
+    idx = torch.randint(11, (1, 16))
+    wavelet.load_state_dict(plain.state_dict(), strict=True)
+    assert not torch.allclose(plain(idx)[0], wavelet(idx)[0])
+    plain.load_state_dict(wavelet.state_dict(), strict=True)
+
+
+def test_the_averages_stand_between_the_blocks_and_nowhere_else():
+    model = shaken(make())
+    idx = torch.randint(11, (2, 16))
+    h = model.transformer
+    x = h.wte(idx) + h.wpe.weight
+    for n in range(3):
+        x = h.h[n](x)
+        if n < 2:
+            x = causal_haar(x, model.kernel_size)
+    torch.testing.assert_close(model(idx)[0], model.lm_head(h.ln_f(x)))
+
+
+@pytest.mark.parametrize('wavelet', ['on', 'off'])
+@pytest.mark.parametrize('fraction', [0.5, 1.0])
+def test_no_logit_depends_on_a_later_token_and_each_on_all_earlier_ones(wavelet, fraction):
+    model = shaken(make(wavelet=wavelet, wavelet_fraction=fraction, n_head=1))
+    x = model.transformer.wte(torch.randint(11, (1, 16))).detach().requires_grad_()
+    hook = model.transformer.wte.register_forward_hook(lambda *_: x)
+    logits = model(torch.zeros(1, 16, dtype=torch.long))[0]
+    hook.remove()
+    for t in range(16):
+        gradient, = torch.autograd.grad(logits[0, t].square().sum(), x, retain_graph=True)
+        assert (gradient[0, t + 1:] == 0).all() and (gradient[0, :t + 1].abs().sum(-1) > 0).all()
+
+
+@pytest.mark.parametrize('wavelet', ['on', 'off'])
+def test_an_untrained_model_guesses(wavelet):
+    model = make(wavelet=wavelet, vocab_size=99, block_size=64, n_embd=64)
+    idx, targets = torch.randint(99, (8, 64)), torch.randint(99, (8, 64))
+    assert abs(model(idx, targets)[1].item() - math.log(99)) < 0.1
+
+
+@pytest.mark.parametrize('wavelet', ['on', 'off'])
+def test_one_batch_can_be_learnt_by_heart(wavelet):
+    model = make(wavelet=wavelet, n_embd=32).train()
+    idx = torch.randint(11, (4, 17))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    for _ in range(150):
+        loss = model(idx[:, :-1], idx[:, 1:])[1]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss.item() < 0.1
+
+
+def test_targets_of_minus_one_do_not_count():
+    model = make()
+    idx, targets = torch.randint(11, (2, 16)), torch.randint(11, (2, 16))
+    counted = targets.clone()
+    counted[:, 5:] = -1
+    expected = torch.nn.functional.cross_entropy(model(idx)[0][:, :5].reshape(-1, 11), targets[:, :5].reshape(-1))
+    torch.testing.assert_close(model(idx, counted)[1], expected)
+
+
+def test_a_sequence_longer_than_the_context_is_refused_by_its_length():
+    with pytest.raises(ValueError, match='17 tokens.*block_size=16'):
+        make()(torch.zeros(1, 17, dtype=torch.long))
+
+
+def test_every_contradiction_of_a_configuration_is_named_at_once():
+    with pytest.raises(ValueError) as error:
+        GPTConfig(n_embd=10, n_head=3, dropout=1.5, wavelet='of')
+    assert all(word in str(error.value) for word in ('n_embd=10', 'n_head=3', 'dropout=1.5', "'of'"))
+
+
+# --- generation
+
+
+@pytest.mark.parametrize('wavelet', ['on', 'off'])
+@pytest.mark.parametrize('prompt', [1, 15, 16, 40])
+def test_generation_continues_prompts_shorter_and_longer_than_the_context(wavelet, prompt):
+    model = make(wavelet=wavelet)
+    idx = torch.randint(11, (3, prompt))
+    out = model.generate(idx, 30)
+    assert out.shape == (3, prompt + 30) and torch.equal(out[:, :prompt], idx) and 0 <= out.min() and out.max() < 11
+
+
+def test_greedy_generation_takes_the_likeliest_token_each_time():
+    model = shaken(make())
+    idx = torch.randint(11, (2, 3))
+    out = model.generate(idx, 10, temperature=0)
+    for t in range(3, 13):
+        assert torch.equal(out[:, t], model(out[:, :t])[0][:, -1].argmax(-1))
+    assert torch.equal(model.generate(idx, 10, top_k=1), out)
+
+
+def test_when_the_window_is_full_its_newer_half_begins_the_next_one():
+    model = shaken(make())
+    out = model.generate(torch.randint(11, (1, 16)), 12, temperature=0)
+    assert out[0, 16] == model(out[:, :16])[0][0, -1].argmax()
+    for t in range(17, 25):
+        assert out[0, t] == model(out[:, 9:t])[0][0, -1].argmax()  # 9 .. 16: the newest 8 tokens
+
+
+def test_sampling_follows_the_softmax_at_a_temperature_among_the_top_k():
+    model = shaken(make())
+    idx = torch.randint(11, (1, 4))
+    torch.manual_seed(0)
+    counts = torch.bincount(model.generate(idx.expand(20000, -1), 1, temperature=2.0, top_k=3)[:, -1], minlength=11) / 20000
+    logits = model(idx)[0][0, -1] / 2.0
+    expected = torch.where(logits >= logits.topk(3).values[-1], logits, -math.inf).softmax(-1)
+    assert (counts - expected).abs().max() < 0.02 and (counts > 0).sum() <= 3
+
+
+@pytest.mark.parametrize('arguments', [dict(temperature=-1), dict(top_k=0)])
+def test_impossible_sampling_is_refused(arguments):
+    with pytest.raises(ValueError, match='temperature'):
+        make().generate(torch.zeros(1, 1, dtype=torch.long), 1, **arguments)
+
+
+def test_an_empty_prompt_is_refused():
+    with pytest.raises(ValueError, match='empty'):
+        make().generate(torch.zeros(1, 0, dtype=torch.long), 1)

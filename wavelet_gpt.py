@@ -1,0 +1,298 @@
+"""
+WaveletGPT in one file: a GPT in which every next-token prediction sees several time scales at every layer.
+
+Between every two decoder blocks, half of the embedding coordinates are replaced by causal moving averages over the
+last 2, 4, 8 ... T time steps (the approximation coefficients of a Haar wavelet, taken at every step). The other half
+stays as it is. This adds no parameter. After Prateek Verma, "WaveletGPT: Wavelet Inspired LLMs", arXiv 2409.12924,
+whose authors published no code: what follows is written from the description of the method.
+
+Read in this order: kernel_sizes (which coordinate sees how far), causal_haar (the averages), GPT.forward (where they
+go). Everything else is the GPT-2 decoder as nanoGPT writes it, with nanoGPT's parameter names: with wavelet='off' this
+file loads a nanoGPT state_dict and gives its logits.
+
+    letter       meaning                                                    in the paper
+    B            batch: how many sequences at once
+    T, t         time steps in a sequence (at most block_size), one of them  context length, time step
+    C, i         embedding coordinates (n_embd), one of them                 embedding dimension E, coordinate i
+    nh, hs       attention heads, coordinates of a head; nh * hs = C
+    V            vocabulary size
+    f(i)         kernel size: how many steps coordinate i averages          f(i)
+    level        log2 f(i): level 1 averages 2 steps, level 9 averages 512   levels I to IX
+    x_n(t, i)    the residual stream after the averages                      signal n at time t
+
+Left out: rotary positions, tokenisers, weight conversion from GPT-2, anything that only matters at a billion parameters.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The wavelet: which coordinate averages over how many steps, and the averages
+
+
+def kernel_sizes(n_embd, block_size, fraction=0.5, min_level=1, max_level=None):
+    """The mapping f(i): how many time steps coordinate i averages over. LongTensor (n_embd,).
+
+    The first coordinates are left alone (f = 1). The last round(fraction * n_embd) are shared out evenly, in order,
+    among the levels min_level .. max_level; level l averages 2^l steps. max_level=None is the longest window that
+    fits, floor(log2(block_size)). For n_embd=128, block_size=512: 64 coordinates with f = 1, 8 with 2, then 7 each
+    with 4, 8 ... 512. The paper's printed formula could not be read; this form is ours, from its description.
+
+    Raises ValueError for a fraction outside 0..1 or levels outside 1..floor(log2(block_size)).
+    """
+    longest = block_size.bit_length() - 1  # floor(log2), exact for any int
+    if max_level is None:
+        max_level = longest
+    if not 0 <= fraction <= 1:
+        raise ValueError(f'wavelet_fraction={fraction} is not between 0 and 1')
+    first = n_embd - round(fraction * n_embd)  # the first coordinate that is averaged
+    if first == n_embd:
+        return torch.ones(n_embd, dtype=torch.long)
+    if longest < 1:
+        raise ValueError(f'block_size={block_size} holds no window of 2 steps: use block_size >= 2, or wavelet=off')
+    if not 1 <= min_level <= max_level <= longest:
+        raise ValueError(f'wavelet levels {min_level}..{max_level} do not fit: need 1 <= wavelet_min_level <= '
+                         f'wavelet_max_level <= {longest}, since block_size={block_size} holds 2^{longest} steps')
+    i = torch.arange(first, n_embd)
+    level = min_level + (i - first) * (max_level - min_level + 1) // (n_embd - first)
+    return torch.cat((torch.ones(first, dtype=torch.long), 2 ** level))
+
+
+def haar_levels(kernel_size):
+    """The shifted adds that causal_haar needs for an ascending list of kernel sizes: a tuple of (shift, first).
+
+    Doubling a window of `shift` steps concerns the coordinates first, first + 1, ... C - 1: all whose kernel is longer.
+    """
+    shifts = [2 ** j for j in range(max(kernel_size).bit_length() - 1)]
+    return tuple((shift, next(i for i, f in enumerate(kernel_size) if f > shift)) for shift in shifts)
+
+
+class _ShiftedAdds(torch.autograd.Function):
+    """Means over windows that end at t (or, with reverse, that begin at t), zeros beyond the ends.
+
+    An average over 2s steps is two averages over s steps, s apart: a(t) <- a(t) + a(t - s) for s = 1, 2, 4 ..., each
+    step for those coordinates only whose window is longer than s ("algorithme a trous"). Only additions of values in
+    the window ever reach an output, so causality and locality hold to the last bit; a difference of cumulative sums or
+    an FFT computes the same means with a round-off that other time steps can be read from.
+    """
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, kernel_size, levels, reverse):
+        a = x * (1.0 / kernel_size)  # a power of two: exact. The product with a float32 also lifts bf16 to float32
+        for shift, first in levels:
+            if shift >= x.size(-2):
+                break  # the window already holds everything there is
+            past, present = a[..., :-shift, first:], a[..., shift:, first:]
+            if reverse:
+                past += present.clone()  # the clone: the two views overlap, and each must see the other's old values
+            else:
+                present += past.clone()
+        return a.to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, ctx.kernel_size, ctx.levels, ctx.reverse = inputs  # no activation: the operation is linear in x
+
+    @staticmethod
+    def backward(ctx, grad):
+        # x(s) enters the outputs s .. s + f - 1, so its gradient is the mean of theirs: the same adds, time reversed.
+        return _ShiftedAdds.apply(grad, ctx.kernel_size, ctx.levels, not ctx.reverse), None, None, None
+
+
+def causal_haar(x, kernel_size, levels=None):
+    """Average coordinate i of x over its last kernel_size[i] time steps, with zeros before the first step.
+
+        x_n(t, i) = 1/f(i) * sum of x(m, i) for m = t - f(i) + 1 .. t
+
+    That is the Haar approximation coefficient of level log2 f(i), taken at every t and from the past only.
+
+    x            (B, T, C) floating point, any T; sums in float32 at least, returned in the dtype of x
+    kernel_size  (C,) positive powers of two in any order, on the device of x
+    levels       haar_levels(kernel_size) for an ascending kernel_size, to save reading it back from a GPU every time
+    returns      (B, T, C)
+    Raises ValueError for other shapes, other numbers, or an x that is not floating point.
+    """
+    if levels is None:
+        kernel_size = torch.as_tensor(kernel_size, device=x.device)
+        if not x.is_floating_point():
+            raise ValueError(f'causal_haar averages floating point numbers, and x is {x.dtype}: use x.float()')
+        if x.dim() < 2 or kernel_size.shape != x.shape[-1:]:
+            raise ValueError(f'kernel_size has the shape {tuple(kernel_size.shape)} and x {tuple(x.shape)}: '
+                             f'need x (B, T, C) and kernel_size (C,)')
+        sizes = kernel_size.tolist()
+        wrong = [f for f in sizes if f < 1 or f != int(f) or int(f) & (int(f) - 1)]
+        if wrong:
+            raise ValueError(f'kernel_size holds {wrong[0]}: every window must be a positive power of two (1, 2, 4 ...)')
+        if sizes != sorted(sizes):
+            order = torch.argsort(kernel_size)
+            return causal_haar(x[..., order], kernel_size[order])[..., torch.argsort(order)]
+        levels = haar_levels([int(f) for f in sizes]) if sizes else ()
+    return _ShiftedAdds.apply(x, kernel_size, levels, False)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The GPT
+
+
+@dataclass
+class GPTConfig:
+    """The shape of the model. Raises ValueError with every contradiction in it, one a line."""
+    block_size: int = 256  # T, the longest context
+    vocab_size: int = 256  # V
+    n_layer: int = 4
+    n_head: int = 4
+    n_embd: int = 128  # C
+    dropout: float = 0.0
+    bias: bool = False  # in the linear layers and LayerNorms; GPT-2 has it, and is no better for it
+    wavelet: str = 'on'  # on: causal Haar averages between the blocks; off: the plain GPT
+    wavelet_fraction: float = 0.5  # of the coordinates, averaged
+    wavelet_min_level: int = 1  # shortest window: 2^1 steps
+    wavelet_max_level: int = None  # longest window: 2^this steps; None: as long as fits into block_size
+
+    def __post_init__(self):
+        problems = [f'{name}={getattr(self, name)} must be at least 1'
+                    for name in ('block_size', 'vocab_size', 'n_layer', 'n_head', 'n_embd') if getattr(self, name) < 1]
+        if not problems and self.n_embd % self.n_head:
+            problems.append(f'n_embd={self.n_embd} must be a multiple of n_head={self.n_head}: each head gets an equal share')
+        if not 0 <= self.dropout < 1:
+            problems.append(f'dropout={self.dropout} must be at least 0 and less than 1')
+        if self.wavelet not in ('on', 'off'):
+            problems.append(f"wavelet={self.wavelet!r} is not one of on, off")
+        if not problems and self.wavelet != 'off':
+            try:
+                self.kernel_sizes()
+            except ValueError as problem:
+                problems.append(str(problem))
+        if problems:
+            raise ValueError('\n'.join(problems))
+
+    def kernel_sizes(self):
+        return kernel_sizes(self.n_embd, self.block_size, self.wavelet_fraction, self.wavelet_min_level,
+                            self.wavelet_max_level)
+
+
+class CausalSelfAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)  # queries, keys, values at once
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.n_head = config.n_head
+        self.dropout = config.dropout
+
+    def forward(self, x):
+        B, T, C = x.size()
+        q, k, v = (part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
+                   for part in self.c_attn(x).split(C, dim=2))
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=True)
+        y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
+        return F.dropout(self.c_proj(y), self.dropout, self.training)
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = config.dropout
+
+    def forward(self, x):
+        return F.dropout(self.c_proj(F.gelu(self.c_fc(x))), self.dropout, self.training)
+
+
+class Block(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x):
+        x = x + self.attn(self.ln_1(x))
+        x = x + self.mlp(self.ln_2(x))
+        return x
+
+
+class GPT(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.transformer = nn.ModuleDict(dict(
+            wte=nn.Embedding(config.vocab_size, config.n_embd),  # tokens
+            wpe=nn.Embedding(config.block_size, config.n_embd),  # positions
+            h=nn.ModuleList([Block(config) for _ in range(config.n_layer)]),
+            ln_f=nn.LayerNorm(config.n_embd, bias=config.bias),
+        ))
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.transformer.wte.weight = self.lm_head.weight  # tied: one matrix reads tokens and writes them
+
+        if config.wavelet == 'on':
+            # Not persistent: f(i) follows from the config, so a checkpoint is the same with and without the wavelet.
+            self.register_buffer('kernel_size', config.kernel_sizes(), persistent=False)
+            self.levels = haar_levels(self.kernel_size.tolist())
+
+        for name, parameter in self.named_parameters():  # as GPT-2: biases 0, LayerNorm 1, all else N(0, 0.02) ...
+            if name.endswith('bias'):
+                nn.init.zeros_(parameter)
+            elif parameter.dim() == 2:
+                # ... but less for what adds to the residual stream, so that its variance does not grow with the depth
+                deep = name.endswith('c_proj.weight')
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer) if deep else 0.02)
+
+    def forward(self, idx, targets=None):
+        """Next-token logits, and the mean cross-entropy in nats if the targets are given.
+
+        idx      (B, T) token ids, T <= block_size
+        targets  (B, T) the ids that follow, -1 where a position shall not count; or None
+        returns  logits (B, T, V), loss () or None
+        """
+        B, T = idx.size()
+        if T > self.config.block_size:
+            raise ValueError(f'a sequence of {T} tokens does not fit into block_size={self.config.block_size}')
+        x = self.transformer.wte(idx) + self.transformer.wpe(torch.arange(T, device=idx.device))  # (B, T, C)
+        x = F.dropout(x, self.config.dropout, self.training)
+        for n, block in enumerate(self.transformer.h):
+            if n > 0 and self.config.wavelet == 'on':
+                x = causal_haar(x, self.kernel_size, self.levels)  # between two blocks: the whole idea is this line
+            x = block(x)
+        logits = self.lm_head(self.transformer.ln_f(x))  # (B, T, V)
+        if targets is None:
+            return logits, None
+        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+
+    @torch.no_grad()
+    def stream(self, idx, max_new_tokens, temperature=1.0, top_k=None):
+        """Yield max_new_tokens continuations of idx (B, T0), one (B, 1) at a time, each sampled given all before it.
+
+        temperature divides the logits: below 1 safer, above 1 wilder, 0 always the likeliest token. top_k keeps only
+        the k likeliest. Switch dropout off first with model.eval(). The model sees a window of at most block_size
+        tokens; when it is full, its newer half becomes the beginning of the next one.
+        """
+        if idx.size(1) == 0:
+            raise ValueError('the prompt is empty: give at least one token to begin with')
+        if temperature < 0 or (top_k is not None and top_k < 1):
+            raise ValueError(f'temperature={temperature} must be at least 0 and top_k={top_k} at least 1')
+        window = idx[:, -self.config.block_size:]
+        for _ in range(max_new_tokens):
+            if window.size(1) > self.config.block_size:
+                window = window[:, -max(1, self.config.block_size // 2):]
+            logits = self(window)[0][:, -1]  # (B, V)
+            if temperature == 0:
+                token = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
+            else:
+                logits = logits.float() / temperature
+                if top_k is not None and top_k < logits.size(-1):
+                    kth = logits.topk(top_k).values[:, -1:]  # the smallest that stays
+                    logits = logits.masked_fill(logits < kth, -math.inf)
+                token = torch.multinomial(F.softmax(logits, dim=-1), 1)  # (B, 1)
+            yield token
+            window = torch.cat((window, token), dim=1)
+
+    def generate(self, idx, max_new_tokens, temperature=1.0, top_k=None):
+        """idx (B, T0) and its continuation: (B, T0 + max_new_tokens). See stream."""
+        return torch.cat((idx, *self.stream(idx, max_new_tokens, temperature, top_k)), dim=1)
