@@ -1,0 +1,234 @@
+"""Text on its way to disk: nothing lost, nothing shared between the splits, nothing half-written, nothing unchecked."""
+
+import hashlib
+import io
+import json
+import re
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+import prepare_data
+from prepare_data import decode_text, encode_text, text8_alphabet
+
+
+def read_back(name):
+    folder = prepare_data.Path('data') / name
+    meta = json.loads((folder / 'meta.json').read_text())
+    dtype = np.uint8 if meta['vocab_size'] <= 256 else np.uint16
+    return meta, {split: np.fromfile(folder / f'{split}.bin', dtype) for split in meta['splits']}
+
+
+@pytest.mark.parametrize('text', ['To be, or not to be\r\n' * 99, 'žluťoučký kůň\t😀 日本\n' * 99, ''.join(map(chr, range(32, 1400)))])
+def test_any_utf8_text_comes_back_exactly(here, text):
+    (here / 'a.txt').write_bytes(text.encode())
+    prepare_data.main(['--input', 'a.txt', '--name', 'a'])
+    meta, splits = read_back('a')
+    assert ''.join(decode_text(splits[split], meta['characters']) for split in ('train', 'val', 'test')) == text
+    assert {split: len(tokens) for split, tokens in splits.items()} == meta['splits']
+    assert meta['sha256'] == hashlib.sha256(text.encode()).hexdigest()
+    assert abs(len(splits['train']) - 0.9 * len(text)) <= 1 and abs(len(splits['val']) - len(splits['test'])) <= 1
+
+
+def test_several_files_are_read_in_the_order_given(here):
+    for name in 'ba':
+        (here / f'{name}.txt').write_text(name * 600)
+    prepare_data.main(['--input', 'b.txt', 'a.txt', '--name=ba'])
+    meta, splits = read_back('ba')
+    assert decode_text(splits['train'], meta['characters']).startswith('b' * 600 + 'a')
+
+
+def test_the_default_is_the_standard_library_and_no_file_is_on_both_sides(here, monkeypatch):
+    library = here / 'lib'
+    for n in range(40):
+        file = library / f'package{n % 4}' / f'module{n}.py'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f'# file {n} begins\n' + 'x = 1\n' * n + f'# file {n} ends\n')
+    for hidden in ('test/a.py', 'package1/tests/b.py', 'site-packages/c.py'):
+        (library / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (library / hidden).write_text('# not this one')
+    monkeypatch.setattr(prepare_data.sysconfig, 'get_path', lambda name: str(library))
+    prepare_data.main([])
+    meta, splits = read_back('stdlib')
+    train, val = (decode_text(splits[split], meta['characters']) for split in ('train', 'val'))
+    begun = [set(re.findall(r'file (\d+) begins', text)) for text in (train, val)]
+    ended = [set(re.findall(r'file (\d+) ends', text)) for text in (train, val)]
+    assert begun == ended and not begun[0] & begun[1] and len(begun[0] | begun[1]) == 40 and len(begun[1]) == 4
+    assert 'not this one' not in train + val
+    first = splits['train']
+    prepare_data.main([])
+    assert np.array_equal(read_back('stdlib')[1]['train'], first)  # the order is fixed
+
+
+def test_the_text8_alphabet_spells_digits_and_keeps_27_characters():
+    assert text8_alphabet('In 1984,\n  Über-Straße 7!') == 'in one nine eight four ber stra e seven '
+    assert set(text8_alphabet(''.join(map(chr, range(3000))))) == set(' abcdefghijklmnopqrstuvwxyz')
+
+
+def test_alphabet_text8_makes_27_tokens_of_any_text(here):
+    (here / 'a.txt').write_text('Act 1. Scene 2!\n' * 100)
+    prepare_data.main(['--input', 'a.txt', '--name=a', '--alphabet=text8'])
+    meta, splits = read_back('a')
+    assert meta['vocab_size'] == 27
+    assert decode_text(splits['train'], meta['characters']).startswith('act one scene two act one')
+
+
+def test_an_unknown_character_is_named_with_the_alphabet():
+    with pytest.raises(ValueError, match="'xz' is not in the alphabet 'abc'"):
+        encode_text('abzcax', 'abc')
+
+
+def test_a_file_that_is_not_utf8_is_named_and_leaves_nothing(here):
+    (here / 'a.txt').write_bytes(b'caf\xe9 ' * 400)
+    with pytest.raises(SystemExit, match='a.txt is not UTF-8 .byte 3 is 0xe9'):
+        prepare_data.main(['--input', 'a.txt', '--name=a'])
+    assert not (here / 'data').exists()
+
+
+def test_too_little_text_is_refused(here):
+    (here / 'a.txt').write_text('')
+    with pytest.raises(SystemExit, match='0 characters are too few'):
+        prepare_data.main(['--input', 'a.txt', '--name=a'])
+
+
+def test_a_disk_that_fails_leaves_no_half_file_and_no_meta(here, monkeypatch):
+    (here / 'a.txt').write_text('abc' * 999)
+    prepare_data.main(['--input', 'a.txt', '--name=a'])
+
+    def full(_):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(prepare_data.os, 'fsync', full)
+    with pytest.raises(SystemExit, match='No space left'):
+        prepare_data.main(['--input', 'a.txt', '--name=a'])
+    assert not list(here.glob('data/a/*.part')) and not (here / 'data/a/meta.json').exists()
+
+
+@pytest.mark.parametrize('words, named', [
+    (['txt8'], ["'txt8'", 'did you mean text8']),
+    (['--input', 'missing.txt'], ['missing.txt', '--name']),
+    (['--input', __file__, '--name', '../up', '--alphabet=text9'], ['../up', 'text9']),
+    (['--nam=a', '--alphabt=text8'], ['did you mean name', 'did you mean alphabet']),
+    (['text8', '--input', __file__, '--name=text8'], ['choose one', 'taken']),
+    (['--name'], ['--name needs a value']),
+])
+def test_every_mistake_on_the_command_line_is_named_in_one_message(here, words, named):
+    with pytest.raises(SystemExit) as error:
+        prepare_data.main(words)
+    assert all(word in str(error.value) for word in named)
+    assert not (here / 'data').exists()
+
+
+# --- downloads, from a server on this machine
+
+
+class Server(ThreadingHTTPServer):
+    """Serves self.content, and misbehaves as told: drops the connection after drop_after bytes, once a request."""
+    content, drop_after, ranges, requests = b'', None, True, 0
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        server.requests += 1
+        begin = re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range', ''))
+        start = int(begin[1]) if begin and server.ranges else 0
+        body = server.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:server.drop_after])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server(('127.0.0.1', 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.url = f'http://127.0.0.1:{server.server_port}/file.zip'
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def text8(here, server, monkeypatch):
+    """A small text8.zip of the real layout on the server, with its own size and checksum."""
+    server.text = 'one two three ' * 2000
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, 'w', zipfile.ZIP_DEFLATED) as file:
+        file.writestr('text8', server.text)
+    server.content = archive.getvalue()
+    monkeypatch.setattr(prepare_data, 'TEXT8', dict(url=server.url, size=len(server.content),
+                                                    sha256=hashlib.sha256(server.content).hexdigest()))
+    monkeypatch.setattr(prepare_data.time, 'sleep', lambda _: None)
+    return server
+
+
+def assert_text8_is_whole(text):
+    meta, splits = read_back('text8')
+    assert meta['vocab_size'] == 27 and meta['splits'] == dict(train=25200, val=1400, test=1400)
+    assert ''.join(decode_text(splits[split], meta['characters']) for split in ('train', 'val', 'test')) == text
+
+
+def test_text8_is_downloaded_checked_and_split_90_5_5(text8):
+    prepare_data.main(['text8'])
+    assert_text8_is_whole(text8.text)
+    prepare_data.main(['text8'])
+    assert text8.requests == 1  # not fetched twice
+
+
+@pytest.mark.parametrize('ranges', [True, False])
+def test_a_broken_connection_is_resumed_or_redone(text8, ranges, here):
+    part = here / 'data/text8/text8.zip.part'
+    part.parent.mkdir(parents=True)
+    part.write_bytes(text8.content[:50])
+    text8.ranges = ranges
+    text8.drop_after = len(text8.content) - 70 if ranges else None
+    prepare_data.main(['text8'])
+    assert_text8_is_whole(text8.text)
+    assert text8.requests == (2 if ranges else 1) and not part.exists()
+
+
+def test_a_connection_that_always_breaks_at_the_same_place_ends_in_one_sentence(text8, here):
+    text8.ranges, text8.drop_after = False, 20
+    with pytest.raises(SystemExit, match='broke after 20 of .* by hand and put it at data/text8/text8.zip'):
+        prepare_data.main(['text8'])
+    assert not (here / 'data/text8/meta.json').exists()
+
+
+def test_a_wrong_checksum_is_refused_and_not_kept(text8, here):
+    text8.content = text8.content[:100] + b'!' + text8.content[101:]
+    with pytest.raises(SystemExit, match='has not the size .* and the sha256'):
+        prepare_data.main(['text8'])
+    assert [file.name for file in (here / 'data/text8').iterdir()] == []
+
+
+def test_a_part_file_with_wrong_bytes_is_thrown_away_and_fetched_anew(text8, here):
+    part = here / 'data/text8/text8.zip.part'
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b'not the beginning of it')
+    prepare_data.main(['text8'])
+    assert_text8_is_whole(text8.text)
+
+
+def test_a_broken_file_put_there_by_hand_is_replaced(text8, here):
+    path = here / 'data/text8/text8.zip'
+    path.parent.mkdir(parents=True)
+    path.write_bytes(text8.content[:-1])
+    prepare_data.main(['text8'])
+    assert_text8_is_whole(text8.text)
+
+
+def test_offline_says_what_to_fetch_and_where_to_put_it(text8, here, monkeypatch):
+    url = 'http://127.0.0.1:9/text8.zip'  # nobody listens there
+    monkeypatch.setitem(prepare_data.TEXT8, 'url', url)
+    with pytest.raises(SystemExit, match=f'could not get {url}: .*Download {url} by hand and put it at data/text8/text8.zip'):
+        prepare_data.main(['text8'])
+    path = here / 'data/text8/text8.zip'
+    path.write_bytes(text8.content)
+    prepare_data.main(['text8'])
+    assert_text8_is_whole(text8.text)
