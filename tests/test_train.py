@@ -1,0 +1,195 @@
+"""The scripts as their users run them: training, its files, its mistakes, sampling."""
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+import prepare_data
+import sample
+import train
+from conftest import ROOT
+from wavelet_gpt import GPT, GPTConfig
+
+SMALL = dict(dataset='tiny', n_layer=2, n_head=2, n_embd=16, block_size=32, batch_size=4, max_steps=20, eval_interval=10,
+             eval_windows=8, device='cpu')
+
+
+def run(script, *words):
+    return subprocess.run([sys.executable, ROOT / script, *words], capture_output=True, text=True, encoding='utf-8', timeout=120)
+
+
+@pytest.fixture
+def tiny(here):
+    (here / 'tiny.txt').write_text('the quick brown fox jumps over the lazy dog\n' * 200)
+    prepare_data.main(['--input', 'tiny.txt', '--name=tiny'])
+    return here
+
+
+def log_of(folder):
+    with open(folder / 'log.csv') as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def test_a_run_leaves_a_log_two_checkpoints_and_a_picture(tiny):
+    model, meta, folder, rows = train.train(train.Settings(**SMALL))
+    assert folder == Path('out/tiny-on')
+    log = log_of(folder)
+    assert [row['step'] for row in log] == [0, 10, 20]
+    assert list(log[0])[:5] == ['step', 'train_loss', 'val_loss', 'tokens_per_s', 'seconds']
+    assert log[2]['val_loss'] < log[0]['val_loss'] and log[2]['seconds'] > log[1]['seconds'] > 0
+    assert (folder / 'loss.png').read_bytes().startswith(b'\x89PNG')
+    for name in ('last.pt', 'best.pt'):
+        checkpoint = torch.load(folder / name, weights_only=True)
+        assert checkpoint['step'] == 20 and checkpoint['meta']['characters'] == meta['characters']
+        copy = GPT(GPTConfig(**checkpoint['config']))
+        copy.load_state_dict(checkpoint['model'], strict=True)
+        assert all(torch.equal(a, b) for a, b in zip(copy.parameters(), model.parameters()))
+    assert sorted(file.name for file in folder.iterdir()) == ['best.pt', 'last.pt', 'log.csv', 'loss.png']
+
+
+def test_the_same_seed_gives_the_same_run_and_a_default_name_is_numbered(tiny):
+    logs = [[row['val_loss'] for row in train.train(train.Settings(**SMALL))[3]] for _ in range(2)]
+    assert logs[0] == logs[1]
+    assert sorted(folder.name for folder in (tiny / 'out').iterdir()) == ['tiny-on', 'tiny-on-2']
+
+
+def test_evaluating_more_often_or_over_more_windows_does_not_change_training(tiny):
+    a = train.train(train.Settings(**SMALL))[0]
+    b = train.train(train.Settings(**{**SMALL, 'eval_interval': 3, 'eval_windows': 5}))[0]
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+
+
+def test_wavelet_on_and_off_see_the_same_batches_from_the_same_initial_weights(tiny):
+    runs = [train.train(train.Settings(**{**SMALL, 'wavelet': wavelet, 'wavelet_fraction': 0.0})) for wavelet in ('on', 'off')]
+    assert [[row['val_loss'] for row in rows] for *_, rows in runs][0] == [row['val_loss'] for row in runs[1][3]]
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_mixed_precision_learns_too(tiny, dtype):
+    rows = train.train(train.Settings(**{**SMALL, 'dtype': dtype}))[3]
+    assert rows[-1]['val_loss'] < rows[0]['val_loss'] - 0.02
+
+
+def test_a_compiler_that_fails_does_not_end_the_run(tiny, monkeypatch, capsys):
+    def broken(model):
+        raise RuntimeError('no C compiler\nsecond line')
+    monkeypatch.setattr(train.torch, 'compile', broken)
+    rows = train.train(train.Settings(**{**SMALL, 'compile': True}))[3]
+    assert rows[-1]['step'] == 20 and 'going on without (no C compiler)' in capsys.readouterr().out
+
+
+def test_the_learning_rate_warms_up_peaks_and_falls_to_a_tenth():
+    settings = train.Settings(max_steps=600, learning_rate=1.0)
+    rates = [train.learning_rate_at(step, settings) for step in range(600)]
+    assert rates[0] == 0.01 and max(rates) == rates[99] == rates[100] == 1.0
+    assert all(a >= b for a, b in zip(rates[100:], rates[101:])) and 0.1 <= rates[-1] < 0.1001
+    for max_steps in (1, 2, 6, 100):  # also where nothing is left for a warm-up
+        short = train.Settings(max_steps=max_steps)
+        assert all(0 < train.learning_rate_at(step, short) <= 1e-3 for step in range(max_steps))
+
+
+def test_only_matrices_are_decayed(tiny):
+    rows = train.train(train.Settings(**{**SMALL, 'learning_rate': 1e-12, 'weight_decay': 1e10, 'bias': True}))
+    model, fresh = rows[0], GPT(rows[0].config)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2:
+            assert torch.allclose(parameter, dict(fresh.named_parameters())[name], atol=1e-6)
+    assert model.lm_head.weight.std() < 0.019
+
+
+def test_batches_are_windows_of_the_text_and_their_next_tokens():
+    x, y = train.windows(torch.arange(100, dtype=torch.uint8), torch.tensor([0, 7, 91]), 8, torch.device('cpu'))
+    assert x.tolist() == [[s + t for t in range(8)] for s in (0, 7, 91)] and torch.equal(y, x + 1)
+
+
+def test_every_bad_setting_is_named_in_one_message_and_nothing_is_written(here):
+    done = run('train.py', '--wavelet=onn', '--sed=3', '--n_head=5', '--max_steps=-4', '--dataset=foo', '--learning_rate=x',
+               '--dtype=float12', '--run=a/b', '--grad_clip=nan')
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    for named in ("'onn'", 'did you mean seed', 'n_head=5', '--max_steps=-4', 'data/foo', '--learning_rate=x must be a number',
+                  'float12', '--run=a/b', '--grad_clip=nan'):
+        assert named in done.stderr
+    assert list(here.iterdir()) == []
+
+
+def test_values_follow_a_space_as_well_as_an_equals_sign(tiny):
+    settings = prepare_data.read_settings(train.Settings, '', ['--dataset', 'tiny', '--max_steps', '7', '--bias', '--compile=off'])
+    assert (settings.dataset, settings.max_steps, settings.bias, settings.compile) == ('tiny', 7, True, False)
+    assert (settings.n_layer, settings.block_size) == (4, 256)
+    paper = prepare_data.read_settings(train.Settings, '', ['--dataset=tiny', '--size=paper', '--n_head=4'])
+    assert (paper.n_layer, paper.block_size, paper.n_head) == (10, 512, 4)
+
+
+def test_a_name_that_was_given_is_not_given_twice(tiny):
+    train.train(train.Settings(**SMALL, run='mine'))
+    assert any('choose another name' in problem for problem in train.Settings(**SMALL, run='mine').problems())
+
+
+def test_data_shorter_than_the_context_are_refused(tiny):
+    with pytest.raises(SystemExit, match='fewer than one window of block_size=1024'):
+        train.train(train.Settings(**{**SMALL, 'block_size': 1024}))
+
+
+def test_data_that_are_not_what_meta_says_are_refused(tiny):
+    (tiny / 'data/tiny/train.bin').write_bytes(b'\xff' * 7920)
+    with pytest.raises(SystemExit, match='train.bin is not what meta.json says'):
+        train.train(train.Settings(**SMALL))
+
+
+@pytest.mark.parametrize('script', [train, prepare_data, sample])
+def test_help_explains_every_setting_by_the_comment_in_the_source(script, capsys):
+    with pytest.raises(SystemExit) as end:
+        prepare_data.read_settings(script.Settings, script.__doc__, ['--help'])
+    text = ' '.join(capsys.readouterr().out.split())
+    assert end.value.code == 0
+    comments = re.findall(r'^    (\w+): .*?  # (.*)$', Path(script.__file__).read_text(), re.M)
+    assert {name for name, _ in comments} >= {field.name for field in fields(script.Settings)}
+    for field in fields(script.Settings):
+        assert f'--{field.name} [' in text and dict(comments)[field.name].split()[-1] in text
+
+
+def test_help_answers_without_importing_torch(here):
+    done = subprocess.run([sys.executable, '-X', 'importtime', ROOT / 'train.py', '--help'], capture_output=True, text=True)
+    assert done.returncode == 0 and 'numpy' in done.stderr and ' torch' not in done.stderr
+
+
+def test_sampling_continues_the_prompt_repeats_with_its_seed_and_saves(tiny, capsys):
+    train.train(train.Settings(**SMALL))
+
+    def sampled(**changes):
+        capsys.readouterr()
+        sample.main(sample.Settings(**{**dict(prompt='the quick', num_tokens=30, seed=5), **changes}))
+        return capsys.readouterr().out
+    first = sampled(out='out.txt')
+    assert first.startswith('the quick') and len(first) == len('the quick') + 30 + 1
+    assert (tiny / 'out.txt').read_text() + '\n' == first == sampled() != sampled(seed=6)
+    with pytest.raises(SystemExit, match="'Ω' is not in the alphabet .*abc"):
+        sampled(prompt='xΩ')
+
+
+def test_sample_py_takes_the_newest_run_and_names_every_mistake(tiny):
+    train.train(train.Settings(**SMALL))
+    done = run('sample.py', '--num_tokens=20', '--top_k', '3')
+    assert done.returncode == 0 and len(done.stdout) == 21 and 'out/tiny-on/best.pt, step 20' in done.stderr
+    wrong = run('sample.py', '--run=nothing', '--top_k=0', '--temperature=-1')
+    assert all(word in wrong.stderr for word in ('out/nothing', 'tiny-on', '--top_k=0', '--temperature=-1'))
+    assert wrong.returncode == 1 and 'Traceback' not in wrong.stderr
+
+
+def test_the_newest_run_is_the_one_that_is_sampled(tiny):
+    for n, name in enumerate(('b', 'a', 'c')):
+        train.train(train.Settings(**{**SMALL, 'max_steps': 1}, run=name))
+        os.utime(tiny / 'out' / name / 'best.pt', (n, n if name != 'c' else 0.5))
+    assert sample.runs() == ['a', 'c', 'b']
+
+
+def test_sampling_before_training_says_what_to_do(here):
+    done = run('sample.py')
+    assert done.returncode == 1 and 'train one with python train.py' in done.stderr

@@ -1,0 +1,339 @@
+"""
+Train a GPT with causal Haar averages between its blocks, and without them, and see the difference.
+
+    python train.py                     the default: a wavelet GPT on the Python standard library, minutes on a laptop
+    python train.py --wavelet=off       the plain GPT, everything else equal
+    python train.py --size=paper        the paper's model: 10 layers, context 512; wants a GPT-sized patience or a GPU
+
+Everything goes to out/<run>/: log.csv, loss.png, and the checkpoints last.pt and best.pt for sample.py.
+"""
+
+import csv
+import io
+import json
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from prepare_data import decode_text, prepare_stdlib, read_settings, write_aside
+
+
+@dataclass
+class Settings:
+    dataset: str = 'stdlib'  # a folder under data/, made by prepare_data.py
+    wavelet: str = 'on'  # on: the paper's causal Haar averages between the blocks; off: the plain GPT
+    wavelet_fraction: float = 0.5  # of the embedding coordinates, averaged
+    wavelet_min_level: int = 1  # the shortest average is over 2^1 steps
+    wavelet_max_level: int = None  # the longest is over 2^this steps; as long as fits if left open
+    size: str = 'laptop'  # laptop or paper: sets each of the following that is left open (laptop / paper)
+    n_layer: int = None  # decoder blocks (4 / 10)
+    n_head: int = None  # attention heads (4 / 8)
+    n_embd: int = None  # C, embedding coordinates (128 / 128)
+    block_size: int = None  # T, time steps the model sees at once (256 / 512)
+    batch_size: int = None  # sequences in a step (16 / 16)
+    max_steps: int = None  # training steps (600 / 10000)
+    eval_interval: int = None  # steps between two rows of log.csv (50 / 500)
+    eval_windows: int = 160  # validation sequences, always the same; changes nothing in training
+    dropout: float = 0.0  # 0 while the model sees its data about once
+    bias: bool = False  # on: biases in the linear layers and LayerNorms, as GPT-2 has
+    learning_rate: float = 1e-3  # the highest; reached after the warm-up, a tenth of it left at the end (cosine)
+    warmup_steps: int = 100  # at most; a sixth of a run that is shorter than 600 steps
+    weight_decay: float = 0.1  # of matrices only, not of biases and LayerNorms
+    grad_clip: float = 1.0  # longest gradient, all parameters together
+    seed: int = 1337  # of the weights and of the order of the data
+    run: str = ''  # where it goes, out/<run>/; <dataset>-<wavelet> if left open, numbered when that is taken
+    device: str = 'auto'  # auto: cuda, then mps, then cpu; or one of them
+    dtype: str = 'auto'  # auto: bfloat16 or float16 where the GPU is fast at it, else float32; or one of them
+    compile: bool = None  # torch.compile; left open: on with CUDA only, where it pays
+
+    SIZES = dict(laptop=dict(n_layer=4, n_head=4, n_embd=128, block_size=256, batch_size=16, max_steps=600,
+                             eval_interval=50),
+                 paper=dict(n_layer=10, n_head=8, n_embd=128, block_size=512, batch_size=16, max_steps=10000,
+                            eval_interval=500))
+
+    def __post_init__(self):
+        for name, value in self.SIZES.get(self.size, self.SIZES['laptop']).items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+
+    def problems(self):
+        """Every setting that cannot be, one sentence each; what concerns the model's shape is checked by GPTConfig."""
+        for name, choices in dict(size=tuple(self.SIZES), device=('auto', 'cuda', 'mps', 'cpu'),
+                                  dtype=('auto', 'float32', 'bfloat16', 'float16')).items():
+            if getattr(self, name) not in choices:
+                yield f'--{name}={getattr(self, name)} is not one of {", ".join(choices)}'
+        for name, least in dict(batch_size=1, max_steps=1, eval_interval=1, eval_windows=1, warmup_steps=0,
+                                weight_decay=0, seed=0).items():
+            if not least <= getattr(self, name) < math.inf:
+                yield f'--{name}={getattr(self, name)} must be at least {least}'
+        for name in 'learning_rate', 'grad_clip':
+            if not 0 < getattr(self, name) < math.inf:
+                yield f'--{name}={getattr(self, name)} must be more than 0'
+        if Path(self.run).name != self.run:
+            yield f'--run={self.run} becomes a folder in out/: a name without / please'
+        if self.run and (Path('out') / self.run / 'last.pt').exists():
+            yield f'--run={self.run}: out/{self.run} holds a finished or broken-off run already: choose another name'
+        if self.dataset != 'stdlib' and not (Path('data') / self.dataset / 'meta.json').exists():
+            yield (f'--dataset={self.dataset}: there is no data/{self.dataset}/meta.json; make it with python '
+                   f'prepare_data.py (see its --help)')
+        try:
+            model_config(self, vocab_size=1)
+        except ValueError as error:
+            yield from str(error).splitlines()
+
+
+def model_config(settings, vocab_size):
+    from wavelet_gpt import GPTConfig  # here, since it imports torch: --help answers at once
+    shape = {field.name: getattr(settings, field.name) for field in fields(GPTConfig) if field.name != 'vocab_size'}
+    return GPTConfig(vocab_size=vocab_size, **shape)
+
+
+if __name__ == '__main__':
+    settings = read_settings(Settings, __doc__)
+
+import numpy as np
+import torch
+
+from wavelet_gpt import GPT
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The machine
+
+
+def choose_device(settings):
+    """The torch.device, the dtype of matrix products, and whether to compile; prints each with its reason."""
+    gpu = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else None
+    if settings.device in ('auto', 'cpu', gpu):
+        device = settings.device if settings.device != 'auto' else gpu or 'cpu'
+    else:
+        raise SystemExit(f'--device={settings.device}: this PyTorch sees no such device here; use --device=auto')
+    why = 'asked for' if settings.device != 'auto' else 'the GPU' if gpu else f'no GPU; {torch.get_num_threads()} threads'
+    dtype, reason = 'float32', 'exact, and as fast as anything here'
+    if device == 'cuda':
+        capability = torch.cuda.get_device_capability()
+        dtype = 'bfloat16' if capability >= (8, 0) else 'float16'  # before Ampere bfloat16 is emulated
+        reason = f'compute capability {capability[0]}.{capability[1]}'
+        why += f', {torch.cuda.get_device_name()}'
+    if settings.dtype != 'auto':
+        dtype, reason = settings.dtype, 'asked for'
+    compiled = settings.compile if settings.compile is not None else device == 'cuda'
+    print(f'device {device} ({why}), {dtype} ({reason}), torch.compile {"on" if compiled else "off"}')
+    return torch.device(device), getattr(torch, dtype), compiled
+
+
+def compile_or_not(model, batch, autocast):
+    """torch.compile(model) if one step of it works on this machine, else the model as it is; says which."""
+    try:
+        compiled = torch.compile(model)
+        with autocast:
+            compiled(*batch)[1].backward()
+        return compiled
+    except Exception as error:  # a missing C compiler, an old GPU, a bug: none of them is a reason not to train
+        print(f'torch.compile does not work here, going on without ({str(error).splitlines()[0][:100]})')
+        return model
+    finally:
+        model.zero_grad()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The data
+
+
+def load_tokens(dataset, split, meta, block_size, device):
+    """data/<dataset>/<split>.bin as an integer tensor (N,), on the device if it takes no more than a quarter of it."""
+    path = Path('data') / dataset / f'{split}.bin'
+    tokens = np.fromfile(path, dtype=np.uint8 if meta['vocab_size'] <= 256 else np.uint16)
+    if len(tokens) != meta['splits'][split] or tokens.max() >= meta['vocab_size']:
+        raise SystemExit(f'{path} is not what meta.json says it is: prepare {dataset} again')
+    if len(tokens) <= block_size:
+        raise SystemExit(f'{path} holds {len(tokens)} tokens, fewer than one window of block_size={block_size} + 1: '
+                         f'give it more data, or train with --block_size={max(2, len(tokens) // 4)}')
+    tokens = torch.from_numpy(tokens if meta['vocab_size'] <= 256 else tokens.astype(np.int32))
+    fits = device.type != 'cuda' or tokens.nbytes < torch.cuda.mem_get_info()[0] / 4
+    return tokens.to(device) if fits else tokens
+
+
+def windows(tokens, starts, T, device):
+    """The sequences of T tokens that begin at starts (B,), and for each of their tokens the next: two (B, T)."""
+    at = starts.to(tokens.device)[:, None] + torch.arange(T + 1, device=tokens.device)  # (B, T + 1)
+    sequences = tokens[at].to(device).long()  # one gather
+    return sequences[:, :-1], sequences[:, 1:]
+
+
+@torch.no_grad()
+def evaluate(model, tokens, settings, device, autocast):
+    """Mean loss in nats a token over eval_windows sequences spread evenly over tokens: always the same ones."""
+    T = settings.block_size
+    starts = torch.linspace(0, len(tokens) - T - 1, settings.eval_windows, dtype=torch.double).long()
+    model.eval()
+    total = 0.0
+    for some in starts.split(settings.batch_size):
+        with autocast:
+            total += model(*windows(tokens, some, T, device))[1].item() * len(some)
+    model.train()
+    return total / len(starts)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The loop
+
+
+def new_run(settings):
+    """Make and return out/<run>/; a default name that is taken gets a number."""
+    name = settings.run or f'{settings.dataset}-{settings.wavelet}'
+    number = 1
+    while not settings.run and (Path('out') / name).exists():
+        number += 1
+        name = f'{settings.dataset}-{settings.wavelet}-{number}'
+    folder = Path('out') / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f'could not make the folder {folder}: {error.strerror}')
+    return folder
+
+
+def learning_rate_at(step, settings):
+    """Linear warm-up, then a cosine from learning_rate down to a tenth of it at the last step."""
+    warmup = min(settings.warmup_steps, settings.max_steps // 6)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / (settings.max_steps - warmup)
+    return settings.learning_rate * (0.55 + 0.45 * math.cos(math.pi * progress))
+
+
+def draw_loss(folder, rows, vocab_size):
+    """out/<run>/loss.png from the rows of log.csv."""
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout='constrained')
+    steps = [row['step'] for row in rows]
+    axes.axhline(math.log(vocab_size), color='0.6', linestyle=':', label='guessing, ln(vocab_size)')
+    axes.plot(steps, [row['train_loss'] for row in rows], color='0.6', label='training (mean since the last row)')
+    axes.plot(steps, [row['val_loss'] for row in rows], color='tab:blue', linewidth=2, label='validation')
+    axes.set(title=folder.name, xlabel='step', ylabel='loss (nats a token)', xlim=(0, None))
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(folder / 'loss.png', dpi=120)
+    plt.close(figure)
+
+
+def train(settings):
+    if settings.dataset == 'stdlib' and not Path('data/stdlib/meta.json').exists():
+        print('data/stdlib is not there yet: preparing it, as python prepare_data.py does')
+        prepare_stdlib()
+    with open(Path('data') / settings.dataset / 'meta.json', encoding='utf-8') as file:
+        meta = json.load(file)
+    device, dtype, compiled = choose_device(settings)
+    T, B = settings.block_size, settings.batch_size
+    train_tokens, val_tokens = (load_tokens(settings.dataset, split, meta, T, device) for split in ('train', 'val'))
+
+    torch.manual_seed(settings.seed)
+    torch.set_float32_matmul_precision('high')
+    config = model_config(settings, meta['vocab_size'])
+    model = GPT(config).to(device)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    print(f'{settings.dataset}: {len(train_tokens):,} tokens to train on; model: {count:,} parameters, wavelet {config.wavelet}')
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
+    optimizer = torch.optim.AdamW([dict(params=matrices, weight_decay=settings.weight_decay),
+                                   dict(params=vectors, weight_decay=0.0)],
+                                  lr=settings.learning_rate, betas=(0.9, 0.99), fused=device.type != 'mps')
+    autocast = nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+    # float16 cannot hold small gradients: the scaler multiplies the loss, and divides the gradients again.
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    order = torch.Generator().manual_seed(settings.seed)  # the data's own: nothing else that is random moves it
+
+    def next_batch():
+        return windows(train_tokens, torch.randint(len(train_tokens) - T, (B,), generator=order), T, device)
+
+    stepped = compile_or_not(model, windows(val_tokens, torch.zeros(B).long(), T, device), autocast) if compiled else model
+    folder = new_run(settings)
+    rows, best_loss = [], math.inf
+    total_loss = torch.zeros((), device=device)  # summed where it arises: to read a GPU's number is to wait for it
+    begin = time.perf_counter()
+
+    for step in range(settings.max_steps + 1):
+        if step % settings.eval_interval == 0 or step == settings.max_steps:
+            if step == 0:
+                train_loss, steps, seconds = evaluate(model, train_tokens, settings, device, autocast), 0, 0.0
+            else:
+                steps = step - rows[-1]['step']
+                train_loss = total_loss.item() / steps
+                seconds = time.perf_counter() - clock  # of training alone
+            val_loss = evaluate(model, val_tokens, settings, device, autocast)
+            rows.append(dict(step=step, train_loss=train_loss, val_loss=val_loss,
+                             tokens_per_s=steps * B * T / seconds if steps else 0.0,
+                             seconds=seconds + (rows[-1]['seconds'] if rows else 0.0)))
+            report(rows, settings.max_steps, meta['vocab_size'], time.perf_counter() - begin)
+            best_loss = min(best_loss, val_loss)
+            checkpoint = dict(model=model.state_dict(), optimizer=optimizer.state_dict(), scaler=scaler.state_dict(),
+                              config=asdict(config), settings=asdict(settings), meta=meta, step=step, best_loss=best_loss,
+                              seconds=rows[-1]['seconds'], order=order.get_state(), rng=torch.get_rng_state(),
+                              cuda_rng=torch.cuda.get_rng_state_all() if device.type == 'cuda' else [])
+            save(folder, checkpoint, rows, best=val_loss == best_loss)
+            total_loss.zero_()
+            clock = time.perf_counter()
+        if step == settings.max_steps:
+            break
+
+        for group in optimizer.param_groups:
+            group['lr'] = learning_rate_at(step, settings)
+        with autocast:
+            loss = stepped(*next_batch())[1]
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        total_loss += loss.detach()
+
+    draw_loss(folder, rows, meta['vocab_size'])
+    return model, meta, folder, rows
+
+
+def report(rows, max_steps, vocab_size, elapsed):
+    """One line of progress from the last row of the log."""
+    row = rows[-1]
+    if row['step'] == 0:
+        print(f'step 0: loss {row["val_loss"]:.3f}; who guesses blindly has ln({vocab_size}) = {math.log(vocab_size):.3f}')
+        return
+    left = round(elapsed * (max_steps - row['step']) / row['step'])
+    print(f'step {row["step"]:>5}/{max_steps}  train {row["train_loss"]:.3f}  val {row["val_loss"]:.3f}  '
+          f'{row["tokens_per_s"]:>9,.0f} tokens/s  {left // 60}:{left % 60:02} left', flush=True)
+
+
+def save(folder, checkpoint, rows, best):
+    """log.csv, last.pt and, where this is the best so far, best.pt."""
+    log = io.StringIO()
+    writer = csv.DictWriter(log, rows[0].keys(), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    write_aside(folder / 'log.csv', log.getvalue().encode())
+    file = io.BytesIO()
+    torch.save(checkpoint, file)
+    for name in ('last.pt', 'best.pt') if best else ('last.pt',):
+        write_aside(folder / name, file.getbuffer())
+
+
+def main(settings):
+    try:
+        model, meta, folder, rows = train(settings)
+    except KeyboardInterrupt:
+        raise SystemExit('\nstopped; what out/ holds is the state at the last line above')
+    if meta['modality'] == 'text':
+        model.eval()
+        characters = meta['characters']
+        prompt = torch.tensor([[max(0, characters.find('\n'))]], device=next(model.parameters()).device)
+        print('a sample:', '-' * 60, decode_text(model.generate(prompt, 300, temperature=0.8)[0].tolist(), characters),
+              '-' * 60, sep='\n')
+    print(f'{folder}: validation loss {rows[-1]["val_loss"]:.3f} after {rows[-1]["step"]} steps and {rows[-1]["seconds"]:.0f} '
+          f's of training; see log.csv and loss.png there. More text: python sample.py --run={folder.name}')
+
+
+if __name__ == '__main__':
+    main(settings)
