@@ -1,26 +1,35 @@
 """
-Turn text into tokens on disk: data/<name>/{train,val[,test]}.bin and meta.json.
+Turn text, music or sound into tokens on disk: data/<name>/{train,val[,test]}.bin and meta.json.
 
-    python prepare_data.py                                     the Python standard library's own source; no download
-    python prepare_data.py text8                               100 MB of Wikipedia in 27 characters (31 MB download)
-    python prepare_data.py --input book.txt --name book        your own UTF-8 text, several files if you like
+    python prepare_data.py                                the Python standard library's own source; no download
+    python prepare_data.py text8                          100 MB of Wikipedia in 27 characters (31 MB to download)
+    python prepare_data.py maestro                        1,276 piano performances, as events (58 MB)
+    python prepare_data.py youtubemix                     four hours of piano, as sound
+    python prepare_data.py --input a.txt b.txt --name ab  your own UTF-8 text
+    python prepare_data.py --midi folder --name tunes     your own .mid files
+    python prepare_data.py --wav folder --name sounds     your own .wav files
 
 A .bin is nothing but the tokens: uint8 where vocab_size <= 256, else uint16. meta.json says what they mean.
 """
 
 import argparse
+import csv
 import difflib
 import hashlib
 import http.client
 import inspect
+import io
 import json
+import math
 import os
 import re
+import struct
 import sys
 import sysconfig
 import time
 import urllib.request
 import zipfile
+from collections import defaultdict, deque
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -29,23 +38,28 @@ import numpy as np
 
 @dataclass
 class Settings:
-    dataset: str = ''  # what to prepare: stdlib (the default) or text8; leave it out with --input
-    input: list = None  # your own UTF-8 text file, or several in the order they are to be read; needs --name
-    name: str = ''  # what to call it: the tokens go to data/<name>/
-    alphabet: str = 'all'  # all: every character of the text; text8: only a-z and space (digits spelled out)
+    dataset: str = ''  # what to prepare: stdlib, text8, maestro or youtubemix; stdlib if nothing else is asked for
+    input: list = None  # your own UTF-8 text file, or several in the order they are to be read
+    midi: str = ''  # a folder with your own MIDI files (.mid, .midi)
+    wav: str = ''  # a folder with your own WAV files (.wav)
+    name: str = ''  # what your own data are to be called: the tokens go to data/<name>/
+    alphabet: str = 'all'  # with --input; all: every character of the text; text8: a-z and space, digits spelled out
 
     def problems(self):
         """Every contradiction in the settings, one sentence each."""
+        asked = [option for option in ('dataset', 'input', 'midi', 'wav') if getattr(self, option)]
+        if len(asked) > 1:
+            yield f'{" and ".join(asked)} are given, and one run prepares one data set: choose one'
         if self.dataset not in ('', *DATASETS):
             yield f'{self.dataset!r} is not a data set I know: {", ".join(DATASETS)}{near_miss(self.dataset, DATASETS)}'
         if self.alphabet not in ('all', 'text8'):
             yield f'--alphabet={self.alphabet} is not one of all, text8'
-        if self.input and self.dataset in DATASETS:
-            yield f'choose one: the data set {self.dataset}, or your own text with --input'
-        if self.input and not self.name:
-            yield '--input needs --name: what shall the data set be called?'
-        if not self.input and (self.name or self.alphabet != 'all'):
-            yield '--name and --alphabet go with --input FILE'
+        elif self.alphabet != 'all' and not self.input:
+            yield '--alphabet goes with --input FILE'
+        if (self.input or self.midi or self.wav) and not self.name:
+            yield f'--{asked[-1]} needs --name: what shall the data set be called?'
+        if self.name and not (self.input or self.midi or self.wav):
+            yield '--name goes with --input, --midi or --wav'
         if self.name in DATASETS:
             yield f'--name={self.name} is taken by the data set of that name: choose another'
         if self.name and not re.fullmatch(r'[\w-][\w.-]*', self.name):
@@ -53,6 +67,9 @@ class Settings:
         for file in self.input or ():
             if not Path(file).is_file():
                 yield f'--input: there is no file {file}'
+        for folder in (self.midi, self.wav):
+            if folder and not Path(folder).is_dir():
+                yield f'there is no folder {folder}'
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -248,6 +265,7 @@ def prepare_stdlib():
                             f'{len(train)} files for training and {len(texts) - len(train)} others for validation'))
 
 
+TEXT8_CHARACTERS = ' abcdefghijklmnopqrstuvwxyz'
 TEXT8 = dict(url='http://mattmahoney.net/dc/text8.zip', size=31344016,
              sha256='a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232')
 
@@ -258,38 +276,380 @@ def prepare_text8():
     download(**TEXT8, path=archive)
     with zipfile.ZipFile(archive) as file:
         text = file.read('text8').decode('ascii')
-    characters = ' abcdefghijklmnopqrstuvwxyz'
-    write_dataset('text8', split_90_5_5(encode_text(text, characters)), text_meta(text, characters, TEXT8['url']))
+    write_dataset('text8', split_90_5_5(encode_text(text, TEXT8_CHARACTERS)), text_meta(text, TEXT8_CHARACTERS, TEXT8['url']))
 
 
-def prepare_input(settings):
+def prepare_input(files, name, alphabet):
+    """UTF-8 text files, one behind the other: all of their characters, or the 27 of text8."""
     texts = []
-    for file in settings.input:
+    for file in files:
         try:
             texts.append(Path(file).read_bytes().decode('utf-8-sig'))  # bytes: line ends stay what they are
         except UnicodeDecodeError as error:
             raise SystemExit(f'{file} is not UTF-8 (byte {error.start} is {error.object[error.start]:#04x}): save it as UTF-8')
         except OSError as error:
             raise SystemExit(f'could not read {file}: {error.strerror}')
-    text = ''.join(texts)
-    characters = ' abcdefghijklmnopqrstuvwxyz' if settings.alphabet == 'text8' else ''.join(sorted(set(text)))
-    if settings.alphabet == 'text8':
-        text = text8_alphabet(text)
+    text = text8_alphabet(''.join(texts)) if alphabet == 'text8' else ''.join(texts)
+    characters = TEXT8_CHARACTERS if alphabet == 'text8' else ''.join(sorted(set(text)))
     if len(text) < 1000:
-        raise SystemExit(f'{", ".join(settings.input)}: {len(text)} characters are too few to train on; give at least 1,000')
+        raise SystemExit(f'{", ".join(files)}: {len(text)} characters are too few to train on; give at least 1,000')
     if len(characters) > 65536:
         raise SystemExit(f'{len(characters):,} different characters do not fit into 16 bits; try --alphabet=text8')
-    write_dataset(settings.name, split_90_5_5(encode_text(text, characters)),
-                  text_meta(text, characters, ', '.join(Path(file).name for file in settings.input)))
+    write_dataset(name, split_90_5_5(encode_text(text, characters)),
+                  text_meta(text, characters, ', '.join(Path(file).name for file in files)))
 
 
-DATASETS = dict(stdlib=prepare_stdlib, text8=prepare_text8)
+# ---------------------------------------------------------------------------------------------------------------------
+# Music: a MIDI file to notes, notes to the 388 events of Performance RNN
+
+
+def variable_length(data, at):
+    """The number at data[at], 7 bits a byte, high bits first, the last byte below 128, and the index after it."""
+    number = 0
+    for at in range(at, at + 4):
+        number = number << 7 | data[at] & 0x7F
+        if data[at] < 0x80:
+            return number, at + 1
+    raise ValueError('this MIDI file holds a number of more than 4 bytes, the most it may have: the file is damaged')
+
+
+def track_events(track):
+    """The channel messages (tick, status, data byte, data byte), tempos (tick, 0xFF, microseconds a quarter note, 0)
+    and end (tick, 0, 0, 0) of an MTrk chunk; IndexError where an event is cut off, ValueError where it is none."""
+    events, at, tick, status = [], 0, 0, 0
+    while at != len(track):                         # beyond the end, the next index fails
+        delta, at = variable_length(track, at)
+        tick += delta
+        if track[at] >= 0x80:                       # else running status: that of the message before
+            status, at = track[at], at + 1
+        if status in (0xF0, 0xF7, 0xFF):            # system exclusive or meta event
+            kind = track[at] if status == 0xFF else None
+            length, start = variable_length(track, at + (status == 0xFF))
+            at, status = start + length, 0          # these end running status
+            if kind == 0x2F:                        # end of track
+                break
+            if kind == 0x51 and length == 3:
+                events.append((tick, 0xFF, int.from_bytes(track[start:at], 'big'), 0))
+        else:
+            size = 1 if 0xC0 <= status < 0xE0 else 2
+            first, second = track[at], track[at + size - 1]
+            if not 0x80 <= status < 0xF0 or max(first, second) > 127:
+                raise ValueError(f'{status:02X} {first:02X} {second:02X} is no MIDI message: the file is damaged')
+            events.append((tick, status, first, second))
+            at += size
+    return events + [(tick, 0, 0, 0)]
+
+
+def read_midi(data):
+    """Notes of a Standard MIDI File (bytes): [(start, end, pitch, velocity)] in seconds, ordered by (start, pitch).
+
+    A note_off ends the oldest note_on of its channel and pitch. While the sustain pedal is down (controller 64 at 64 or
+    more) a note sounds until pedal-up or the next onset of its pitch. What never ends, ends with the piece. Left out:
+    percussion (channel 10), notes that end on the tick of their onset. ValueError: the file is damaged or foreign.
+    Source: MIDI Manufacturers Association, Standard MIDI Files 1.0, formats 0 and 1."""
+    if data[:4] != b'MThd' or len(data) < 14:
+        raise ValueError(f'a MIDI file starts with an MThd chunk of 14 bytes, this file with {bytes(data[:14])!r}')
+    size, form, tracks, division = struct.unpack('>IHHH', data[4:14])
+    smpte = {0xE8: 24, 0xE7: 25, 0xE3: 30000 / 1001, 0xE2: 30}.get(division >> 8)       # frames a second, 0xE8 is -24
+    rate = smpte * (division & 0xFF) if smpte else 1_000_000 * division
+    if form > 1 or not rate or division >= 0x8000 and not smpte:
+        raise ValueError(f'MIDI format {form} with division 0x{division:04X} is not read: the format must be 0 or 1, '
+                         'the division ticks a quarter note or ticks a frame of 24, 25, 29.97 or 30 a second')
+    at, events = 8 + size, []
+    while tracks:
+        start, at = at + 8, at + 8 + int.from_bytes(data[at + 4:at + 8], 'big')
+        try:
+            if at > len(data):
+                raise IndexError
+            if data[start - 8:start - 4] == b'MTrk':            # other chunks are skipped, as the standard asks
+                events.extend(track_events(data[start:at]))
+                tracks -= 1
+        except IndexError:
+            raise ValueError(f'this MIDI file is cut short: {tracks} of its tracks are not complete') from None
+    events.sort(key=lambda event: event[0])         # stable: within a tick, the order of the file
+    # clock / rate is the time in seconds; as an integer the clock does not drift, however often the tempo changes
+    notes, clock, last_tick, tempo = [], 0, 0, 1 if smpte else 500_000
+    pressed, struck, ringing, pedal = defaultdict(deque), defaultdict(list), defaultdict(list), defaultdict(bool)
+    for tick, status, value, velocity in events:
+        clock, last_tick = clock + (tick - last_tick) * tempo, tick
+        kind, channel, key, ended = status >> 4, status & 15, (status & 15, value), []
+        if status == 0xFF and not smpte:
+            tempo = value or tempo                  # a quarter note cannot last 0 microseconds
+        elif kind == 0xB and value == 64:
+            pedal[channel] = velocity >= 64
+            ended = [] if pedal[channel] else ringing.pop(channel, [])
+        elif kind == 9 and velocity and channel != 9:
+            ended = struck.pop(key, []) if pedal[channel] else []
+            note = [clock, float('inf'), value, velocity]
+            for group in (notes, pressed[key], struck[key]):
+                group.append(note)
+        elif kind in (8, 9) and pressed[key]:       # velocity 0 is a note_off too
+            note = pressed[key].popleft()
+            (ringing[channel] if pedal[channel] else ended).append(note)
+        for note in ended:
+            note[1] = min(note[1], clock)           # the first end counts
+    if clock > 24 * 3600 * rate:
+        raise ValueError(f'this MIDI file lasts {clock / rate:.3g} seconds; more than 24 hours are taken for damage')
+    notes = [(start / rate, min(end, clock) / rate, pitch, velocity) for start, end, pitch, velocity in notes]
+    return sorted((note for note in notes if note[0] < note[1]), key=lambda note: (note[0], note[2]))
+
+
+def sorted_notes(notes, longest):
+    """The notes in the order of (start, pitch); ValueError where one is no note or ends after `longest` seconds."""
+    notes = sorted(notes, key=lambda note: (note[0], note[2]))
+    for start, end, pitch, velocity in notes:
+        if not (0 <= start <= end <= longest and 0 <= pitch <= 127 and 1 <= velocity <= 127):
+            raise ValueError(f'a note from {start} to {end} s of pitch {pitch} and velocity {velocity} breaks a rule: '
+                             f'0 <= start <= end <= {longest} s, pitch 0..127, velocity 1..127')
+    return notes
+
+
+def encode_notes(notes):
+    """Notes [(start, end, pitch, velocity)] in seconds -> event ids, uint16 (T,), of the 388-event vocabulary.
+
+    Ids: 0..127 note_on pitch, 128..255 note_off pitch, 256..355 shift of 1..100 steps of 10 ms, 356..387 velocity bin.
+    Every time is rounded to the nearest step, a half up; a note left with no length gets one step. Within a step
+    note_offs come before note_ons, so that a repeated note is struck again, and both in the order of (start, pitch) of
+    the notes. A velocity bin, (velocity - 1) // 4, is written where it changes. ValueError for what is no note.
+    Source: the vocabulary of Performance RNN and Music Transformer.
+    """
+    events = []
+    for start, end, pitch, velocity in sorted_notes(notes, 10 ** 7):
+        first = int(100 * start + 0.5)
+        last = max(first + 1, int(100 * end + 0.5))
+        events += [(first, pitch, 356 + (velocity - 1) // 4), (last, 128 + pitch, None)]
+    tokens, now, last_velocity = [], 0, None
+    # stable: the note_offs of a step stay before its note_ons, as their notes began earlier
+    for step, token, velocity in sorted(events, key=lambda event: event[0]):
+        while now < step:
+            shift = min(step - now, 100)
+            tokens.append(255 + shift)
+            now += shift
+        if velocity not in (None, last_velocity):
+            tokens.append(velocity)
+            last_velocity = velocity
+        tokens.append(token)
+    return np.array(tokens, dtype=np.uint16)  # (T,)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sound: a WAV file to samples, samples to 256 levels
+
+
+def read_wav(data):
+    """Read the bytes of a PCM WAV file: (samples float32 (N,) in [-1, 1], sample rate in Hz).
+
+    8, 16, 24 or 32 bits; several channels are averaged. A data chunk of size 0, or of about 2 or 4 GiB that are not
+    there, was written by a program that streamed and could not come back to fill the size in: it lasts to the end of
+    the file. All else that is not plain, complete PCM raises ValueError. Layout: Multimedia Programming Interface and
+    Data Specifications 1.0 (IBM, Microsoft, 1991). Python's own wave refuses the extensible header before
+    3.12 and returns a cut-off file without a word.
+    """
+    remedy = 'convert it: ffmpeg -i old.wav -c:a pcm_s16le new.wav'
+    if data[:4] != b'RIFF' or data[8:12] != b'WAVE':
+        raise ValueError(f'not a WAV file (it starts with {bytes(data[:12])}, not RIFF....WAVE): {remedy}')
+    start, n_chunks, fmt = 12, 0, None
+    while start + 8 <= len(data) and n_chunks < 1000:  # hostile files could hold millions of empty ones
+        name, size = struct.unpack_from('<4sI', data, start)
+        start, n_chunks = start + 8, n_chunks + 1
+        if name == b'data':
+            break
+        if name == b'fmt ':
+            fmt = data[start:start + min(size, 40)]
+        start += size + size % 2  # a chunk of odd size is followed by one byte of padding
+    else:
+        raise ValueError('the WAV file has no data among its first 1,000 chunks: it is damaged or cut off')
+    if fmt is None or len(fmt) < 16:
+        raise ValueError('the WAV file does not describe its samples (no whole fmt chunk before data): ' + remedy)
+    kind, channels, rate, _, frame_size, bits = struct.unpack_from('<HHIIHH', fmt)
+    if kind == 0xFFFE and len(fmt) == 40:  # WAVE_FORMAT_EXTENSIBLE: the first two bytes of its GUID are the old code
+        kind = struct.unpack_from('<H', fmt, 24)[0]
+    if kind != 1:
+        what = {3: 'floating point', 6: 'A-law', 7: 'mu-law'}.get(kind, 'unknown here')
+        raise ValueError(f'the WAV file has sample format {kind} ({what}) and only 1 (PCM) is read: {remedy}')
+    if bits not in (8, 16, 24, 32) or channels == 0 or frame_size != channels * bits // 8:
+        raise ValueError(f'the WAV header says {bits} bits, {channels} channels and {frame_size} bytes a frame; these '
+                         f'must be 8, 16, 24 or 32 bits, at least one channel and their product in bytes: {remedy}')
+    if not 1000 <= rate <= 1_000_000:
+        raise ValueError(f'the WAV header says {rate} samples a second, not 1,000..1,000,000: it is damaged')
+    present = len(data) - start
+    if size > present and size < 0x7FFF0000:
+        raise ValueError(f'the WAV file is cut off: {size:,} bytes of sound promised, {present:,} there')
+    n_frames = min(size or present, present) // frame_size
+    if n_frames == 0:
+        raise ValueError('the WAV file holds no sound: its data chunk has not one whole frame')
+
+    width = bits // 8
+    raw = np.frombuffer(data, np.uint8, n_frames * frame_size, start).reshape(-1, width)
+    # Every width becomes a 32-bit integer whose low bytes are zero, so that one scale serves them all.
+    padded = np.zeros((len(raw), 4), np.uint8)
+    padded[:, 4 - width:] = raw
+    if width == 1:
+        padded[:, 3] ^= 128  # 8-bit samples are unsigned, 128 is silence
+    samples = padded.view('<i4').reshape(n_frames, channels).mean(axis=1, dtype=np.float32)  # (N,)
+    samples /= 2 ** 31
+    return samples, rate
+
+
+def resample(samples, rate, new_rate):
+    """Change the sample rate (Hz, whole numbers) of samples (N,): float32 (round(N * new_rate / rate),).
+
+    Band-limited interpolation (J. O. Smith, "Digital Audio Resampling"): each output is the sum of the inputs around
+    its time, weighted by a sinc under a Hann window, 64 zero crossings a side. The sinc is cut at 0.92 of the lower of
+    the two Nyquist frequencies: flat within 1% up to 0.89 of it, below -70 dB from it on, so that nothing audible folds
+    back. Silence is assumed before and after. Peaks may overshoot [-1, 1] a little. Equal rates return samples itself.
+    """
+    if min(rate, new_rate) < 1 or max(rate, new_rate) > 1000 * min(rate, new_rate):
+        raise ValueError(f'cannot resample from {rate} to {new_rate} Hz: both must be positive, the ratio at most 1000')
+    if rate == new_rate or len(samples) == 0:
+        return samples
+    shared = math.gcd(rate, new_rate)
+    up, down = new_rate // shared, rate // shared
+    cutoff = 0.92 * min(1, up / down)  # in units of the input's Nyquist frequency
+    reach = math.ceil(64 / cutoff)
+    padded = np.pad(np.asarray(samples, np.float32), reach)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)  # (N, 2 reach + 1), a view
+    out = np.empty(round(len(samples) * new_rate / rate), np.float32)
+    # Output n lies at input time n * down / up. Every up-th output lies equally far behind an input sample (is of the
+    # same phase) and shares its kernel. One phase at a time, so that the 16,000 of 44101 -> 16000 Hz need no memory.
+    for phase in range(min(up, len(out))):
+        first, behind = divmod(phase * down, up)
+        times = np.arange(-reach, reach + 1) - behind / up
+        hann = np.cos(np.pi / 2 * np.clip(times * cutoff / 64, -1, 1)) ** 2
+        kernel = np.sinc(cutoff * times) * hann
+        kernel = (kernel / kernel.sum()).astype(np.float32)  # sum 1: a constant stays what it is
+        n = len(out[phase::up])
+        # einsum reads the overlapping windows where they lie; copied, they would be hundreds of times the signal.
+        out[phase::up] = np.einsum('nk,k->n', windows[first::down][:n], kernel)
+    return out
+
+
+def mu_law_encode(samples):
+    """Encode samples in [-1, 1] (clipped to it) as 8-bit mu-law levels, mu = 255: uint8 of the same shape.
+
+    Companded e = sign(a) log(1 + 255 |a|) / log 256 (ITU-T G.711 in its continuous form) goes to the nearest of the
+    256 values level / 128 - 1 that mu_law_decode knows: zero is exactly 128, every level comes back as itself, and e is
+    off by at most 1/256, except above 127.5/128, where 256 would be nearest and 255 is the last (at most 1/128).
+    """
+    samples = np.clip(np.asarray(samples, np.float32), -1, 1)
+    if np.isnan(samples).any():
+        raise ValueError(f'{np.isnan(samples).sum():,} of {samples.size:,} samples are NaN: repair what computed them')
+    companded = np.sign(samples) * np.log1p(255 * np.abs(samples)) / math.log(256)
+    return np.minimum(np.round(128 * (companded + 1)), 255).astype(np.uint8)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Music and sound: many pieces
+
+
+def write_pieces(name, pieces, encode, meta):
+    """Write the data set that pieces, (split, file name, bytes) each, become when encode has made tokens of the bytes.
+
+    A file that cannot be read (ValueError) is named and left out. The pieces of a split stand one behind the other, and
+    meta.json lists their lengths, so that train.py never lets a window run from one into the next: no music is glued
+    together that never was. No file is in two splits, since each is in one piece.
+    """
+    tokens = dict(train=[], val=[], test=[])
+    for n, (split, file, data) in enumerate(pieces, 1):
+        try:
+            tokens[split].append(encode(data))
+            if len(tokens[split][-1]) < 2:
+                raise ValueError(f'it holds {len(tokens[split].pop())} tokens, and it takes 2 to predict one')
+        except ValueError as problem:
+            print(f'\r{file} is left out: {problem}')
+        print(f'\r{n} files', end='', flush=True)
+    print()
+    if not tokens['train'] or not tokens['val']:
+        raise SystemExit(f'{name}: {len(tokens["train"])} files for training and {len(tokens["val"])} for validation could be '
+                         'read, and it takes one of each; nothing was written')
+    lengths = {split: [len(piece) for piece in tokens[split]] for split in tokens}
+    splits = {split: np.concatenate(tokens[split]) if tokens[split] else np.zeros(0, np.uint8) for split in tokens}
+    write_dataset(name, splits, dict(meta, pieces=lengths))
+
+
+def files_of(folder, suffixes):
+    """(split, file name, bytes) of every file in folder with one of the suffixes; by the hash of its name 80/10/10."""
+    folder = Path(folder)
+    files = [file for file in folder.rglob('*') if file.suffix.lower() in suffixes and file.is_file()]
+    if len(files) < 3:
+        raise SystemExit(f'{folder} holds {len(files)} files that end in {" or ".join(suffixes)}, and the data set is split by '
+                         'file: it takes 3 at least, one each for training, validation and test')
+    files.sort(key=lambda file: hashlib.sha256(file.relative_to(folder).as_posix().encode()).digest())
+    held_out = max(1, round(len(files) / 10))
+    for n, file in enumerate(files):
+        yield 'val' if n < held_out else 'test' if n < 2 * held_out else 'train', file.name, file.read_bytes()
+
+
+MUSIC = dict(modality='music', vocab_size=388, encoding='note_on 0-127, note_off 128-255, shift of 1-100 steps of 10 ms '
+             '256-355, velocity bin 356-387')
+MAESTRO = dict(url='https://storage.googleapis.com/magentadata/datasets/maestro/v3.0.0/maestro-v3.0.0-midi.zip', size=58416533,
+               sha256='70470ee253295c8d2c71e6d9d4a815189e35c89624b76d22fce5a019d5dde12c')
+
+
+def music_tokens(data):
+    return encode_notes(read_midi(data))
+
+
+def prepare_maestro():
+    """1,276 piano performances with their pedal, split as their own CSV says (CC BY-NC-SA 4.0)."""
+    archive = Path('data/maestro/maestro-v3.0.0-midi.zip')
+    download(**MAESTRO, path=archive)
+    with zipfile.ZipFile(archive) as file:
+        table = csv.DictReader(io.StringIO(file.read('maestro-v3.0.0/maestro-v3.0.0.csv').decode('utf-8')))
+        # Members are read into memory by the names in the table: nothing is unpacked, so no name can lead anywhere.
+        pieces = ((row['split'].replace('validation', 'val'), row['midi_filename'],
+                   file.read('maestro-v3.0.0/' + row['midi_filename'])) for row in table)
+        write_pieces('maestro', pieces, music_tokens, dict(MUSIC, source=MAESTRO['url'], sha256=MAESTRO['sha256']))
+
+
+def prepare_midi(folder, name):
+    """The MIDI files of a folder; what is on channel 10 is percussion, no pitches, and left out."""
+    write_pieces(name, files_of(folder, ('.mid', '.midi')), music_tokens,
+                 dict(MUSIC, source=f'the MIDI files of {Path(folder).resolve().name}'))
+
+
+AUDIO = dict(modality='audio', vocab_size=256, sample_rate=16000, encoding='8-bit mu-law, mu = 255, zero is 128; amplitudes as '
+             'they are in the files, not scaled by segment')
+YOUTUBEMIX = dict(url='https://huggingface.co/datasets/krandiash/youtubemix/resolve/main/youtube_mix.zip')
+
+
+def audio_tokens(data):
+    samples, rate = read_wav(data)
+    return mu_law_encode(resample(samples, rate, AUDIO['sample_rate']))
+
+
+def prepare_youtubemix():
+    """241 minutes of piano at 16 kHz, split by file as SaShiMi does: 0-211, 212-225, 226-240."""
+    archive = Path('data/youtubemix/youtube_mix.zip')
+    download(**YOUTUBEMIX, path=archive)
+    with zipfile.ZipFile(archive) as file:
+        members = {int(found[1]): member for member in file.namelist()
+                   if (found := re.fullmatch(r'youtube_mix/out(\d{3})\.wav', member))}
+        pieces = (('train' if n < 212 else 'val' if n < 226 else 'test', members[n], file.read(members[n]))
+                  for n in sorted(members))
+        write_pieces('youtubemix', pieces, audio_tokens, dict(AUDIO, source=YOUTUBEMIX['url'], sha256=sha256_of(archive)))
+
+
+def prepare_wav(folder, name):
+    """The WAV files of a folder, at 16 kHz."""
+    write_pieces(name, files_of(folder, ('.wav',)), audio_tokens,
+                 dict(AUDIO, source=f'the WAV files of {Path(folder).resolve().name}'))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line
+
+DATASETS = dict(stdlib=prepare_stdlib, text8=prepare_text8, maestro=prepare_maestro, youtubemix=prepare_youtubemix)
 
 
 def main(argv=None):
     settings = read_settings(Settings, __doc__, argv, positional='dataset')
     if settings.input:
-        prepare_input(settings)
+        prepare_input(settings.input, settings.name, settings.alphabet)
+    elif settings.midi:
+        prepare_midi(settings.midi, settings.name)
+    elif settings.wav:
+        prepare_wav(settings.wav, settings.name)
     else:
         DATASETS[settings.dataset or 'stdlib']()
 

@@ -1,32 +1,44 @@
 """
-Let a trained model continue a prompt.
+Let a trained model continue a prompt: text to read, a .mid or a .wav to hear, each with a picture where it has none itself.
 
     python sample.py                                              the newest run, a fresh page
     python sample.py --run=stdlib-on --prompt="def main("         continue this
-    python sample.py --temperature=0                              always the likeliest character
+    python sample.py --run=maestro-on --prompt=mine.mid           continue this piece: out/maestro-on/sample.mid and .png
+    python sample.py --run=youtubemix-on --num_tokens=32000       two seconds of sound: out/youtubemix-on/sample.wav and .png
+    python sample.py --temperature=0                              always the likeliest token
 """
 
+import io
+import math
+import struct
 import sys
+import time
+import wave
+from collections import defaultdict, deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from prepare_data import decode_text, encode_text, read_settings, write_aside
+import numpy as np
+
+from prepare_data import (audio_tokens, decode_text, encode_text, music_tokens, read_settings, sorted_notes,
+                          write_aside)
 
 
 @dataclass
 class Settings:
     run: str = ''  # a folder under out/; the newest if left open
-    prompt: str = ''  # what to continue; a line break if left open
-    num_tokens: int = 500  # how many to generate
+    prompt: str = ''  # what to continue: text, or a .mid or .wav file; a line break or silence if left open
+    num_tokens: int = None  # how many to generate; 500 characters, 1,000 events or 16,000 samples (1 s) if left open
     temperature: float = 0.8  # below 1 safer, above 1 wilder, 0 always the likeliest
     top_k: int = None  # choose among the k likeliest only; among all if left open
     seed: int = 1337  # another seed, another sample
-    out: str = ''  # a file to write the text to as well
+    out: str = ''  # a file for the result; text is only printed, music and sound go to out/<run>/sample.* if left open
     device: str = 'cpu'  # cpu, cuda or mps; a small model that makes one token at a time is at home on the CPU
 
     def problems(self):
+        """Every setting that cannot be, one sentence each."""
         for name, least in dict(num_tokens=1, temperature=0, top_k=1, seed=0).items():
-            if getattr(self, name) is not None and not least <= getattr(self, name) < float('inf'):
+            if getattr(self, name) is not None and not least <= getattr(self, name) < math.inf:
                 yield f'--{name}={getattr(self, name)} must be at least {least}'
         if self.device not in ('cpu', 'cuda', 'mps'):
             yield f'--device={self.device} is not one of cpu, cuda, mps'
@@ -51,42 +63,224 @@ import torch
 
 from wavelet_gpt import GPT, GPTConfig
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Music: events to notes, notes to a file and a picture
+
+
+def decode_notes(tokens):
+    """Event ids 0..387 (T,), in whatever order -> notes [(start, end, pitch, velocity)] in seconds, by (start, pitch).
+
+    A note_off ends the oldest sounding note of its pitch and is ignored where there is none. What never ends, ends at
+    the last step; a note that ends at the step of its onset lasts one step. Bin b is velocity 1 + 4 b; before the first
+    bin velocity is 61, bin 15, which holds 64. Undoes encode_notes but for its rounding and for what the vocabulary
+    cannot say: of notes of one pitch that overlap, the one that starts first ends first. ValueError for other ids.
+    """
+    notes, sounding, step, velocity = [], defaultdict(deque), 0, 61
+    for token in np.asarray(tokens).tolist():
+        if not 0 <= token <= 387:
+            raise ValueError(f'event id {token} is not in the vocabulary 0..387')
+        if token < 128:
+            notes.append([step, None, token, velocity])
+            sounding[token].append(notes[-1])
+        elif token < 256:
+            if sounding[token - 128]:
+                sounding[token - 128].popleft()[1] = step
+        elif token < 356:
+            step += token - 255
+        else:
+            velocity = 1 + 4 * (token - 356)
+    for note in notes:
+        note[1] = max(note[0] + 1, step if note[1] is None else note[1])
+    return sorted(((start / 100, end / 100, pitch, velocity) for start, end, pitch, velocity in notes),
+                  key=lambda note: (note[0], note[2]))
+
+
+def write_midi(notes):
+    """Notes [(start, end, pitch, velocity)] in seconds -> bytes of a Standard MIDI File, format 0, piano.
+
+    A tick is 1 ms (a quarter note of 0.5 s has 500), so steps of 10 ms are exact; a note left with no length gets
+    one tick. ValueError for a note that ends after 24 hours, which read_midi would refuse.
+    """
+    events = []
+    for start, end, pitch, velocity in sorted_notes(notes, 24 * 3600):
+        first = round(1000 * start)
+        last = max(first + 1, round(1000 * end))
+        events += [(first, bytes([0x90, pitch, velocity])), (last, bytes([0x80, pitch, 64]))]
+    track, now = bytearray(b'\x00\xFF\x51\x03' + (500_000).to_bytes(3, 'big') + b'\x00\xC0\x00'), 0  # tempo, piano
+    for tick, message in sorted(events, key=lambda event: event[0]):    # stable: note_off first, as in encode_notes
+        delta, now = tick - now, tick
+        track += bytes(0x80 | delta >> shift & 0x7F for shift in (21, 14, 7) if delta >> shift)
+        track += bytes([delta & 0x7F]) + message
+    track += b'\x00\xFF\x2F\x00'                   # end of track
+    return struct.pack('>4sIHHH4sI', b'MThd', 6, 0, 1, 500, b'MTrk', len(track)) + bytes(track)
+
+
+def draw_piano_roll(notes, path):
+    """Draw notes [(start, end, pitch, velocity)] as a PNG: time in seconds to the right, pitch up, louder is darker."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.collections import PolyCollection
+    from matplotlib.figure import Figure
+
+    start, end, pitch, velocity = np.array(list(notes), dtype=float).reshape(-1, 4).T       # each (N,)
+    low = min(pitch, default=48) // 12 * 12
+    high = max(pitch, default=72) // 12 * 12 + 12
+    octaves = np.arange(low, high + 1, 12, dtype=int)
+    figure = Figure(figsize=(12, 4.5), layout='constrained')
+    axes = FigureCanvasAgg(figure).figure.add_subplot()
+    corners = np.stack([start, pitch - 0.5, start, pitch + 0.5, end, pitch + 0.5, end, pitch - 0.5], axis=1)  # (N, 8)
+    colours = [(0.05, 0.25, 0.55, alpha) for alpha in 0.1 + velocity / 200]
+    axes.add_collection(PolyCollection(corners.reshape(-1, 4, 2), facecolors=colours))
+    axes.vlines(start, pitch - 0.5, pitch + 0.5, colors=colours, linewidth=1)   # onsets: a repeated note must be seen
+    axes.set(xlim=(0, max([1, *end])), ylim=(low - 1, high + 1), xlabel='time (s)')
+    axes.set_yticks(octaves, [f'C{key // 12 - 1}' for key in octaves])
+    axes.grid(axis='y', color='0.85', linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    axes.spines[['left', 'right', 'top']].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sound: levels to samples, samples to a file and a picture
+
+
+def mu_law_decode(levels):
+    """Decode 8-bit mu-law levels 0..255 (integers of any shape): float32 samples from -1 to 0.957."""
+    levels = np.asarray(levels)
+    if levels.size and not (levels.min() >= 0 and levels.max() <= 255):
+        raise ValueError(f'mu-law levels must be 0..255, these reach from {levels.min()} to {levels.max()}')
+    companded = levels.astype(np.float32) / 128 - 1
+    return np.sign(companded) * (np.float32(256) ** np.abs(companded) - 1) / 255
+
+
+def write_wav(samples, rate):
+    """The bytes of a 16-bit mono PCM WAV file of samples (N,) in [-1, 1] (clipped to it); the inverse of read_wav."""
+    samples = np.asarray(samples, np.float32)
+    if np.isnan(samples).any() or not 1000 <= rate <= 1_000_000:
+        raise ValueError(f'cannot write a WAV file at {rate} Hz with {np.isnan(samples).sum():,} NaN samples: '
+                         'the rate must be 1,000..1,000,000 and every sample a number')
+    buffer = io.BytesIO()
+    with wave.open(buffer, 'wb') as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16))
+    return buffer.getvalue()
+
+
+def draw_audio(samples, rate, path):
+    """Draw samples (N,) at rate Hz, N >= 1, into the picture file path: waveform above, spectrogram (dB) below."""
+    from matplotlib.figure import Figure  # without pyplot: needs no display and leaves no figure open
+    samples = np.asarray(samples, np.float32)
+    if len(samples) == 0:
+        raise ValueError('there is no sound to draw: samples is empty')
+    figure = Figure(figsize=(10, 5), dpi=150, layout='constrained')
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
+    starts = np.linspace(0, len(samples), min(len(samples), 1200), endpoint=False).astype(int)  # of the columns drawn
+
+    low, high = np.minimum.reduceat(samples, starts), np.maximum.reduceat(samples, starts)
+    above.plot(np.repeat(starts / rate, 2), np.stack([low, high], axis=1).ravel(), linewidth=0.6,
+               marker='.' if len(samples) < 100 else None)
+    above.set(ylim=(-1, 1), ylabel='amplitude')
+
+    window = 2048
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(samples, window // 2), window)[starts]  # (columns, window)
+    magnitude = np.abs(np.fft.rfft(frames * np.hanning(window))) / (window / 4)  # a full-scale sine is 1, 0 dB
+    decibels = 20 * np.log10(magnitude + 1e-6)[:, 1:]  # without 0 Hz, which a logarithmic axis cannot show
+    edges = (np.arange(decibels.shape[1] + 1) + 0.5) * rate / window
+    loudest = max(decibels.max(), -40)  # so that silence stays black
+    picture = below.pcolormesh(np.append(starts, len(samples)) / rate, edges, decibels.T, cmap='magma',
+                               vmin=loudest - 80, vmax=loudest)
+    ticks = [100, 200, 500, 1000, 2000, 5000]
+    below.set(yscale='log', yticks=ticks, yticklabels=ticks, ylim=(50, min(8000, rate / 2)), ylabel='frequency (Hz)',
+              xlim=(0, len(samples) / rate), xlabel='time (s)')
+    below.minorticks_off()
+    figure.colorbar(picture, ax=below, label='level (dB)')
+    figure.savefig(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sampling
+
+SUFFIX = dict(text='', music='.mid', audio='.wav')
+
 
 def load(run, device):
-    """The model of out/<run>/best.pt, and what its tokens mean."""
+    """The model of out/<run>/best.pt, what its tokens mean, and the step it was saved at."""
     checkpoint = torch.load(Path('out') / run / 'best.pt', map_location=device, weights_only=True)
     model = GPT(GPTConfig(**checkpoint['config'])).to(device)
     model.load_state_dict(checkpoint['model'])
     return model.eval(), checkpoint['meta'], checkpoint['step']
 
 
+def prompt_tokens(prompt, meta):
+    """The tokens to continue: of the text, or of the .mid or .wav file that prompt names; the least there is if ''."""
+    if meta['modality'] == 'text':
+        characters = meta['characters']
+        return encode_text(prompt or ('\n' if '\n' in characters else ' ' if ' ' in characters else characters[0]), characters)
+    if not prompt:
+        return np.array([356 + 16] if meta['modality'] == 'music' else [128])  # a middling velocity; silence
+    try:
+        data = Path(prompt).read_bytes()
+    except OSError as error:
+        raise SystemExit(f'--prompt={prompt}: {error.strerror}; this run continues a {SUFFIX[meta["modality"]]} file')
+    return (music_tokens if meta['modality'] == 'music' else audio_tokens)(data)
+
+
+def write_result(path, tokens, meta):
+    """Write tokens (N,) as what they are: a text file, or a .mid or .wav file and beside it a .png."""
+    if meta['modality'] == 'text':
+        write_aside(path, decode_text(tokens, meta['characters']).encode())
+    elif meta['modality'] == 'music':
+        notes = decode_notes(tokens)
+        write_aside(path, write_midi(notes))
+        draw_piano_roll(notes, path.with_suffix('.png'))
+    else:
+        samples = mu_law_decode(tokens)
+        write_aside(path, write_wav(samples, meta['sample_rate']))
+        draw_audio(samples, meta['sample_rate'], path.with_suffix('.png'))
+
+
 def main(settings):
     run = settings.run or runs()[0]
     model, meta, step = load(run, settings.device)
     print(f'out/{run}/best.pt, step {step}', file=sys.stderr)
-    characters = meta['characters']
-    prompt = settings.prompt or ('\n' if '\n' in characters else ' ' if ' ' in characters else characters[0])
+    text, suffix = meta['modality'] == 'text', SUFFIX[meta['modality']]
+    path = Path(settings.out) if settings.out else None if text else Path('out') / run / f'sample{suffix}'
+    if not text and path.suffix != suffix:
+        raise SystemExit(f'--out={path}: the run {run} makes {meta["modality"]}, so the name must end in {suffix}')
     try:
-        idx = torch.from_numpy(encode_text(prompt, characters)).long()[None].to(settings.device)  # (1, T0)
+        tokens = prompt_tokens(settings.prompt, meta).tolist()
     except ValueError as error:
-        raise SystemExit(f'--prompt: {error}; the model has never seen it')
-    if hasattr(sys.stdout, 'reconfigure'):
+        raise SystemExit(f'--prompt={settings.prompt}: {error}')
+    if not tokens:
+        raise SystemExit(f'--prompt={settings.prompt} holds nothing to continue')
+    if text and hasattr(sys.stdout, 'reconfigure'):
         sys.stdout.reconfigure(encoding='utf-8')  # whatever the console thinks it is
+    if text:
+        print(settings.prompt, end='', flush=True)
 
     torch.manual_seed(settings.seed)
-    text = settings.prompt
-    print(text, end='', flush=True)
-    for token in model.stream(idx, settings.num_tokens, settings.temperature, settings.top_k):
-        text += decode_text(token[0].tolist(), characters)
-        print(text[-1], end='', flush=True)
+    count = settings.num_tokens or dict(text=500, music=1000, audio=16000)[meta['modality']]
+    idx = torch.tensor([tokens], device=settings.device)  # (1, T0)
+    prompted = len(tokens) if settings.prompt or not text else 0
+    begin = time.perf_counter()
+    for n, token in enumerate(model.stream(idx, count, settings.temperature, settings.top_k), 1):
+        tokens.append(token.item())
+        if text:
+            print(decode_text(tokens[-1:], meta['characters']), end='', flush=True)
+        elif n % 100 == 0:
+            left = (time.perf_counter() - begin) / n * (count - n)
+            print(f'\r{n} of {count} tokens, {left:.0f} s left ', end='', file=sys.stderr, flush=True)
     print()
-    if settings.out:
-        write_aside(Path(settings.out), text.encode())
-        print(f'written to {settings.out}', file=sys.stderr)
+    print(f'{count / (time.perf_counter() - begin):,.0f} tokens/s', file=sys.stderr)
+    if path:
+        write_result(path, tokens, meta)
+        print(f'written to {path}', file=sys.stderr)
 
 
 if __name__ == '__main__':
     try:
         main(settings)
     except KeyboardInterrupt:
-        print()
+        raise SystemExit('\nstopped')

@@ -35,7 +35,7 @@ class Settings:
     batch_size: int = None  # sequences in a step (16 / 16)
     max_steps: int = None  # training steps (600 / 10000)
     eval_interval: int = None  # steps between two rows of log.csv (50 / 500)
-    eval_windows: int = 160  # validation sequences, always the same; changes nothing in training
+    eval_windows: int = 128  # validation sequences, always the same; changes nothing in training
     dropout: float = 0.0  # 0 while the model sees its data about once
     bias: bool = False  # on: biases in the linear layers and LayerNorms, as GPT-2 has
     learning_rate: float = 1e-3  # the highest; reached after the warm-up, a tenth of it left at the end (cosine)
@@ -95,6 +95,7 @@ if __name__ == '__main__':
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from wavelet_gpt import GPT
 
@@ -142,7 +143,11 @@ def compile_or_not(model, batch, autocast):
 
 
 def load_tokens(dataset, split, meta, block_size, device):
-    """data/<dataset>/<split>.bin as an integer tensor (N,), on the device if it takes no more than a quarter of it."""
+    """data/<dataset>/<split>.bin as an integer tensor (N,), and where each piece in it ends, (pieces,).
+
+    A piece is a file of music or sound; a text is one piece. Both tensors are on the device if they fit into a quarter
+    of its free memory, so that a batch is one gather there.
+    """
     path = Path('data') / dataset / f'{split}.bin'
     tokens = np.fromfile(path, dtype=np.uint8 if meta['vocab_size'] <= 256 else np.uint16)
     if len(tokens) != meta['splits'][split] or tokens.max() >= meta['vocab_size']:
@@ -151,29 +156,50 @@ def load_tokens(dataset, split, meta, block_size, device):
         raise SystemExit(f'{path} holds {len(tokens)} tokens, fewer than one window of block_size={block_size} + 1: '
                          f'give it more data, or train with --block_size={max(2, len(tokens) // 4)}')
     tokens = torch.from_numpy(tokens if meta['vocab_size'] <= 256 else tokens.astype(np.int32))
+    ends = torch.tensor(meta.get('pieces', {}).get(split, [len(tokens)])).cumsum(0)
     fits = device.type != 'cuda' or tokens.nbytes < torch.cuda.mem_get_info()[0] / 4
-    return tokens.to(device) if fits else tokens
+    return (tokens.to(device), ends.to(device)) if fits else (tokens, ends)
 
 
-def windows(tokens, starts, T, device):
-    """The sequences of T tokens that begin at starts (B,), and for each of their tokens the next: two (B, T)."""
-    at = starts.to(tokens.device)[:, None] + torch.arange(T + 1, device=tokens.device)  # (B, T + 1)
-    sequences = tokens[at].to(device).long()  # one gather
-    return sequences[:, :-1], sequences[:, 1:]
+def windows(data, starts, T, device):
+    """The sequences of T tokens that begin at starts (B,), and for each of their tokens the next: two (B, T).
+
+    A window stays within its piece: one that would run over the end is moved back. Where the piece is shorter than the
+    window, what follows belongs to the next piece: those targets are -1, and causality keeps the rest from seeing it.
+    """
+    tokens, ends = data
+    starts = starts.to(tokens.device)
+    piece = torch.searchsorted(ends, starts, right=True)  # (B,)
+    begin = F.pad(ends, (1, 0))[piece]
+    starts = starts.minimum(ends[piece] - T - 1).maximum(begin)
+    at = starts[:, None] + torch.arange(T + 1, device=tokens.device)  # (B, T + 1)
+    sequences = tokens[at.clamp(max=len(tokens) - 1)].to(device).long()  # one gather
+    following = sequences.masked_fill((at >= ends[piece, None]).to(device), -1)
+    return sequences[:, :-1], following[:, 1:]
 
 
 @torch.no_grad()
-def evaluate(model, tokens, settings, device, autocast):
-    """Mean loss in nats a token over eval_windows sequences spread evenly over tokens: always the same ones."""
+def evaluate(model, data, settings, device, autocast):
+    """Mean loss in nats a token over eval_windows sequences spread evenly over the data: always the same ones."""
     T = settings.block_size
-    starts = torch.linspace(0, len(tokens) - T - 1, settings.eval_windows, dtype=torch.double).long()
+    starts = torch.linspace(0, len(data[0]) - T - 1, settings.eval_windows, dtype=torch.double).long()
     model.eval()
-    total = 0.0
+    total = count = 0
     for some in starts.split(settings.batch_size):
+        idx, targets = windows(data, some, T, device)
         with autocast:
-            total += model(*windows(tokens, some, T, device))[1].item() * len(some)
+            loss = model(idx, targets)[1]
+        counted = (targets >= 0).sum().item()
+        total += loss.item() * counted
+        count += counted
     model.train()
-    return total / len(starts)
+    return total / count
+
+
+def in_unit(nats, modality):
+    """The loss as its field states it: bits per character of text or sample of sound, nats per event of music."""
+    return {'text': f'{nats / math.log(2):.3f} bits per character', 'audio': f'{nats / math.log(2):.3f} bits per sample',
+            'music': f'{nats:.3f} nats per event'}[modality]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -229,14 +255,14 @@ def train(settings):
         meta = json.load(file)
     device, dtype, compiled = choose_device(settings)
     T, B = settings.block_size, settings.batch_size
-    train_tokens, val_tokens = (load_tokens(settings.dataset, split, meta, T, device) for split in ('train', 'val'))
+    train_data, val_data = (load_tokens(settings.dataset, split, meta, T, device) for split in ('train', 'val'))
 
     torch.manual_seed(settings.seed)
     torch.set_float32_matmul_precision('high')
     config = model_config(settings, meta['vocab_size'])
     model = GPT(config).to(device)
     count = sum(parameter.numel() for parameter in model.parameters())
-    print(f'{settings.dataset}: {len(train_tokens):,} tokens to train on; model: {count:,} parameters, wavelet {config.wavelet}')
+    print(f'{settings.dataset}: {len(train_data[0]):,} tokens to train on; model: {count:,} parameters, wavelet {config.wavelet}')
     matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
     optimizer = torch.optim.AdamW([dict(params=matrices, weight_decay=settings.weight_decay),
@@ -248,9 +274,9 @@ def train(settings):
     order = torch.Generator().manual_seed(settings.seed)  # the data's own: nothing else that is random moves it
 
     def next_batch():
-        return windows(train_tokens, torch.randint(len(train_tokens) - T, (B,), generator=order), T, device)
+        return windows(train_data, torch.randint(len(train_data[0]) - T, (B,), generator=order), T, device)
 
-    stepped = compile_or_not(model, windows(val_tokens, torch.zeros(B).long(), T, device), autocast) if compiled else model
+    stepped = compile_or_not(model, windows(val_data, torch.zeros(B).long(), T, device), autocast) if compiled else model
     folder = new_run(settings)
     rows, best_loss = [], math.inf
     total_loss = torch.zeros((), device=device)  # summed where it arises: to read a GPU's number is to wait for it
@@ -259,16 +285,16 @@ def train(settings):
     for step in range(settings.max_steps + 1):
         if step % settings.eval_interval == 0 or step == settings.max_steps:
             if step == 0:
-                train_loss, steps, seconds = evaluate(model, train_tokens, settings, device, autocast), 0, 0.0
+                train_loss, steps, seconds = evaluate(model, train_data, settings, device, autocast), 0, 0.0
             else:
                 steps = step - rows[-1]['step']
                 train_loss = total_loss.item() / steps
                 seconds = time.perf_counter() - clock  # of training alone
-            val_loss = evaluate(model, val_tokens, settings, device, autocast)
+            val_loss = evaluate(model, val_data, settings, device, autocast)
             rows.append(dict(step=step, train_loss=train_loss, val_loss=val_loss,
                              tokens_per_s=steps * B * T / seconds if steps else 0.0,
                              seconds=seconds + (rows[-1]['seconds'] if rows else 0.0)))
-            report(rows, settings.max_steps, meta['vocab_size'], time.perf_counter() - begin)
+            report(rows, settings.max_steps, meta, time.perf_counter() - begin)
             best_loss = min(best_loss, val_loss)
             checkpoint = dict(model=model.state_dict(), optimizer=optimizer.state_dict(), scaler=scaler.state_dict(),
                               config=asdict(config), settings=asdict(settings), meta=meta, step=step, best_loss=best_loss,
@@ -296,15 +322,16 @@ def train(settings):
     return model, meta, folder, rows
 
 
-def report(rows, max_steps, vocab_size, elapsed):
+def report(rows, max_steps, meta, elapsed):
     """One line of progress from the last row of the log."""
-    row = rows[-1]
+    row, guessing = rows[-1], math.log(meta['vocab_size'])
     if row['step'] == 0:
-        print(f'step 0: loss {row["val_loss"]:.3f}; who guesses blindly has ln({vocab_size}) = {math.log(vocab_size):.3f}')
+        print(f'step 0: loss {row["val_loss"]:.3f}; who guesses blindly has ln({meta["vocab_size"]}) = {guessing:.3f}', flush=True)
         return
     left = round(elapsed * (max_steps - row['step']) / row['step'])
-    print(f'step {row["step"]:>5}/{max_steps}  train {row["train_loss"]:.3f}  val {row["val_loss"]:.3f}  '
-          f'{row["tokens_per_s"]:>9,.0f} tokens/s  {left // 60}:{left % 60:02} left', flush=True)
+    print(f'step {row["step"]:>5}/{max_steps}  train {row["train_loss"]:.3f}  val {row["val_loss"]:.3f} '
+          f'({in_unit(row["val_loss"], meta["modality"])})  {row["tokens_per_s"]:>7,.0f} tokens/s  '
+          f'{left // 60}:{left % 60:02} left', flush=True)
 
 
 def save(folder, checkpoint, rows, best):

@@ -176,6 +176,13 @@ class GPTConfig:
                             self.wavelet_max_level)
 
 
+def remember(room, new, begin, dim):
+    """Write new into room from index begin of dimension dim on, and return all that is there by now."""
+    T = new.size(dim)
+    room.narrow(dim, begin, T).copy_(new)
+    return room.narrow(dim, 0, begin + T)
+
+
 class CausalSelfAttention(nn.Module):
     def __init__(self, config):
         super().__init__()
@@ -184,11 +191,14 @@ class CausalSelfAttention(nn.Module):
         self.n_head = config.n_head
         self.dropout = config.dropout
 
-    def forward(self, x):
+    def forward(self, x, memory=None, begin=0):
         B, T, C = x.size()
         q, k, v = (part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
                    for part in self.c_attn(x).split(C, dim=2))
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=True)
+        if memory is not None:
+            k, v = remember(memory['k'], k, begin, dim=2), remember(memory['v'], v, begin, dim=2)  # (B, nh, begin + T, hs)
+        # With begin > 0 there is one query, the newest token's, and nothing that it must not see.
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=begin == 0)
         y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
         return F.dropout(self.c_proj(y), self.dropout, self.training)
 
@@ -212,8 +222,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x):
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x, memory=None, begin=0):
+        x = x + self.attn(self.ln_1(x), memory, begin)
         x = x + self.mlp(self.ln_2(x))
         return x
 
@@ -235,6 +245,9 @@ class GPT(nn.Module):
             # Not persistent: f(i) follows from the config, so a checkpoint is the same with and without the wavelet.
             self.register_buffer('kernel_size', config.kernel_sizes(), persistent=False)
             self.levels = haar_levels(self.kernel_size.tolist())
+            # The same averages as weights of the newest block_size steps, for generation: 1/f(i) for the last f(i), else 0
+            age = torch.arange(config.block_size - 1, -1, -1)[:, None]  # (T, 1), the newest step last, of age 0
+            self.register_buffer('weights', (age < self.kernel_size) / self.kernel_size, persistent=False)  # (T, C)
 
         for name, parameter in self.named_parameters():  # as GPT-2: biases 0, LayerNorm 1, all else N(0, 0.02) ...
             if name.endswith('bias'):
@@ -244,44 +257,67 @@ class GPT(nn.Module):
                 deep = name.endswith('c_proj.weight')
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer) if deep else 0.02)
 
-    def forward(self, idx, targets=None):
+    def average(self, x, memory=None, begin=0):
+        """causal_haar of x (B, T, C), or of the last step of a sequence whose earlier steps are remembered."""
+        if memory is not None:
+            past = remember(memory['x'], x, begin, dim=1)  # (B, begin + T, C)
+            if begin > 0:
+                return (past * self.weights[-past.size(1):]).sum(dim=1, keepdim=True)  # (B, 1, C)
+        return causal_haar(x, self.kernel_size, self.levels)
+
+    def new_cache(self, B):
+        """Room for what generation remembers of B sequences: each block's keys, values and inputs to the average."""
+        T, nh, C = self.config.block_size, self.config.n_head, self.config.n_embd
+        room = self.lm_head.weight.new_zeros
+        return [dict(k=room(B, nh, T, C // nh), v=room(B, nh, T, C // nh), x=room(B, T, C)) for _ in self.transformer.h]
+
+    def forward(self, idx, targets=None, cache=None, begin=0):
         """Next-token logits, and the mean cross-entropy in nats if the targets are given.
 
         idx      (B, T) token ids, T <= block_size
         targets  (B, T) the ids that follow, -1 where a position shall not count; or None
+        cache    new_cache(B), to read a sequence piece by piece: first some tokens with begin=0, then one at a time
+        begin    how many tokens the cache holds already
         returns  logits (B, T, V), loss () or None
         """
         B, T = idx.size()
-        if T > self.config.block_size:
-            raise ValueError(f'a sequence of {T} tokens does not fit into block_size={self.config.block_size}')
-        x = self.transformer.wte(idx) + self.transformer.wpe(torch.arange(T, device=idx.device))  # (B, T, C)
+        if begin + T > self.config.block_size:
+            raise ValueError(f'a sequence of {begin + T} tokens does not fit into block_size={self.config.block_size}')
+        positions = torch.arange(begin, begin + T, device=idx.device)  # (T,)
+        x = self.transformer.wte(idx) + self.transformer.wpe(positions)  # (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)
         for n, block in enumerate(self.transformer.h):
+            memory = cache[n] if cache else None
             if n > 0 and self.config.wavelet == 'on':
-                x = causal_haar(x, self.kernel_size, self.levels)  # between two blocks: the whole idea is this line
-            x = block(x)
+                x = self.average(x, memory, begin)  # between two blocks: the whole idea is this line
+            x = block(x, memory, begin)
         logits = self.lm_head(self.transformer.ln_f(x))  # (B, T, V)
         if targets is None:
             return logits, None
         return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
     @torch.no_grad()
-    def stream(self, idx, max_new_tokens, temperature=1.0, top_k=None):
+    def stream(self, idx, max_new_tokens, temperature=1.0, top_k=None, use_cache=True):
         """Yield max_new_tokens continuations of idx (B, T0), one (B, 1) at a time, each sampled given all before it.
 
         temperature divides the logits: below 1 safer, above 1 wilder, 0 always the likeliest token. top_k keeps only
-        the k likeliest. Switch dropout off first with model.eval(). The model sees a window of at most block_size
-        tokens; when it is full, its newer half becomes the beginning of the next one.
+        the k likeliest. Switch dropout off first with model.eval().
+
+        The model sees a window of at most block_size tokens. When it is full, its newer half is read again as the
+        beginning of the next window, so that a token costs one position, and half a window every half window. Without
+        the cache the windows are the same, and each token costs the whole of its window.
         """
         if idx.size(1) == 0:
             raise ValueError('the prompt is empty: give at least one token to begin with')
         if temperature < 0 or (top_k is not None and top_k < 1):
             raise ValueError(f'temperature={temperature} must be at least 0 and top_k={top_k} at least 1')
-        window = idx[:, -self.config.block_size:]
+        T = self.config.block_size
+        window, begin = idx[:, -T:], 0
+        cache = self.new_cache(len(idx)) if use_cache else None
         for _ in range(max_new_tokens):
-            if window.size(1) > self.config.block_size:
-                window = window[:, -max(1, self.config.block_size // 2):]
-            logits = self(window)[0][:, -1]  # (B, V)
+            if window.size(1) > T:
+                window, begin = window[:, -max(1, T // 2):], 0
+            logits = self(window[:, begin:], cache=cache, begin=begin)[0][:, -1]  # (B, V)
             if temperature == 0:
                 token = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
             else:
@@ -291,8 +327,9 @@ class GPT(nn.Module):
                     logits = logits.masked_fill(logits < kth, -math.inf)
                 token = torch.multinomial(F.softmax(logits, dim=-1), 1)  # (B, 1)
             yield token
+            begin = window.size(1) if use_cache else 0
             window = torch.cat((window, token), dim=1)
 
-    def generate(self, idx, max_new_tokens, temperature=1.0, top_k=None):
+    def generate(self, idx, max_new_tokens, temperature=1.0, top_k=None, use_cache=True):
         """idx (B, T0) and its continuation: (B, T0 + max_new_tokens). See stream."""
-        return torch.cat((idx, *self.stream(idx, max_new_tokens, temperature, top_k)), dim=1)
+        return torch.cat((idx, *self.stream(idx, max_new_tokens, temperature, top_k, use_cache)), dim=1)

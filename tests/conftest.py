@@ -1,5 +1,8 @@
 import os
+import re
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,3 +19,33 @@ def here(tmp_path, monkeypatch):
     """An empty current directory: the scripts read and write data/ and out/ there."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+class Server(ThreadingHTTPServer):
+    """Serves self.content, and misbehaves as told: drops the connection after drop_after bytes, once a request."""
+    content, drop_after, ranges, requests = b'', None, True, 0
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        server.requests += 1
+        begin = re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range', ''))
+        start = int(begin[1]) if begin and server.ranges else 0
+        body = server.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:server.drop_after])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server(('127.0.0.1', 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.url = f'http://127.0.0.1:{server.server_port}/file.zip'
+        yield server
+        server.shutdown()

@@ -4,9 +4,7 @@ import hashlib
 import io
 import json
 import re
-import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -122,36 +120,6 @@ def test_every_mistake_on_the_command_line_is_named_in_one_message(here, words, 
 
 
 # --- downloads, from a server on this machine
-
-
-class Server(ThreadingHTTPServer):
-    """Serves self.content, and misbehaves as told: drops the connection after drop_after bytes, once a request."""
-    content, drop_after, ranges, requests = b'', None, True, 0
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        server = self.server
-        server.requests += 1
-        begin = re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range', ''))
-        start = int(begin[1]) if begin and server.ranges else 0
-        body = server.content[start:]
-        self.send_response(206 if start else 200)
-        self.send_header('Content-Length', str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[:server.drop_after])
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server():
-    with Server(('127.0.0.1', 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        server.url = f'http://127.0.0.1:{server.server_port}/file.zip'
-        yield server
-        server.shutdown()
 
 
 @pytest.fixture

@@ -175,6 +175,27 @@ def test_when_the_window_is_full_its_newer_half_begins_the_next_one():
         assert out[0, t] == model(out[:, 9:t])[0][0, -1].argmax()  # 9 .. 16: the newest 8 tokens
 
 
+@pytest.mark.parametrize('changes', [dict(wavelet='on'), dict(wavelet='off'), dict(wavelet_fraction=1.0), dict(block_size=13)])
+@pytest.mark.parametrize('prompt', [1, 7, 40])
+def test_the_cache_changes_no_logit_and_no_greedy_token(changes, prompt):
+    model = shaken(make(**changes)).double()
+    idx = torch.randint(11, (3, prompt))
+    T = model.config.block_size
+    assert torch.equal(model.generate(idx, 3 * T, temperature=0), model.generate(idx, 3 * T, temperature=0, use_cache=False))
+    full, cache = torch.randint(11, (3, T)), model.new_cache(3)
+    begin = min(prompt, T)
+    torch.testing.assert_close(model(full[:, :begin], cache=cache)[0], model(full[:, :begin])[0])
+    for t in range(begin, T):
+        torch.testing.assert_close(model(full[:, t:t + 1], cache=cache, begin=t)[0][:, 0], model(full)[0][:, t])
+
+
+def test_with_the_cache_a_token_costs_one_position_and_a_full_window_half_of_it():
+    model, read = make(), []
+    model.transformer.wte.register_forward_hook(lambda module, inputs, output: read.append(inputs[0].size(1)))
+    model.generate(torch.zeros(1, 4, dtype=torch.long), 30)
+    assert read == [4] + [1] * 12 + [8] + [1] * 8 + [8] + [1] * 7
+
+
 def test_sampling_follows_the_softmax_at_a_temperature_among_the_top_k():
     model = shaken(make())
     idx = torch.randint(11, (1, 4))

@@ -105,8 +105,22 @@ def test_only_matrices_are_decayed(tiny):
 
 
 def test_batches_are_windows_of_the_text_and_their_next_tokens():
-    x, y = train.windows(torch.arange(100, dtype=torch.uint8), torch.tensor([0, 7, 91]), 8, torch.device('cpu'))
+    text = torch.arange(100, dtype=torch.uint8), torch.tensor([100])
+    x, y = train.windows(text, torch.tensor([0, 7, 91]), 8, torch.device('cpu'))
     assert x.tolist() == [[s + t for t in range(8)] for s in (0, 7, 91)] and torch.equal(y, x + 1)
+
+
+def test_no_window_glues_two_pieces_together():
+    lengths = [20, 5, 2, 40, 9]  # shorter and longer than a window of 8 + 1
+    ends = torch.tensor(lengths).cumsum(0)
+    pieces = torch.repeat_interleave(torch.arange(5), torch.tensor(lengths))
+    data = pieces * 100 + torch.arange(76), ends
+    x, y = train.windows(data, torch.arange(76), 8, torch.device('cpu'))
+    counted = y >= 0
+    assert (y[counted] == x[counted] + 1 + 0 * y[counted]).all() and (y[counted] // 100 == x[:, :1].expand(-1, 8)[counted] // 100).all()
+    assert (x[:, 0] // 100 == pieces).all()  # a window belongs to the piece it was drawn from
+    assert counted.any(dim=1).all()  # and always has something to predict
+    assert set(y[counted].tolist()) == set(data[0].tolist()) - {0, 120, 225, 327, 467}  # all but the pieces' first tokens
 
 
 def test_every_bad_setting_is_named_in_one_message_and_nothing_is_written(here):
