@@ -87,11 +87,16 @@ class _ShiftedAdds(torch.autograd.Function):
         for shift, first in levels:
             if shift >= x.size(-2):
                 break  # the window already holds everything there is
-            past, present = a[..., :-shift, first:], a[..., shift:, first:]
-            if reverse:
-                past += present.clone()  # the clone: the two views overlap, and each must see the other's old values
+            if torch.compiler.is_compiling():
+                # The same adds out of place: torch.compile fuses two of them into one kernel, and none of those below.
+                moved = F.pad(a, (0, 0, -shift, shift) if reverse else (0, 0, shift, -shift))
+                a = torch.where(kernel_size > shift, a + moved, a)
             else:
-                present += past.clone()
+                past, present = a[..., :-shift, first:], a[..., shift:, first:]
+                if reverse:
+                    past += present.clone()  # cloned, since the views overlap and each must see the other's old values
+                else:
+                    present += past.clone()
         return a.to(x.dtype)
 
     @staticmethod
