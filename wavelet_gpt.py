@@ -140,6 +140,45 @@ def causal_haar(x, kernel_size, levels=None):
     return _ShiftedAdds.apply(x, kernel_size, levels, False)
 
 
+def causal_ema(x, alpha):
+    """Exponential moving averages y(t, i) = alpha(i) x(t, i) + (1 - alpha(i)) y(t - 1, i), y = 0 before the first step.
+
+    The comparison that the paper makes, with alpha (C,) in 0..1 in place of the kernel sizes; alpha = 1 leaves a
+    coordinate alone. x (B, T, C) -> (B, T, C). Again by shifted adds: the sum over the last s steps, and (1 - alpha)^s
+    times the sum over the s steps before them, make the sum over the last 2s.
+    """
+    a, shift = x * alpha, 1
+    while shift < x.size(-2):
+        a = a + (1 - alpha) ** shift * F.pad(a, (0, 0, shift, -shift))
+        shift *= 2
+    return a.to(x.dtype)
+
+
+class LearnableKernels(nn.Module):
+    """The learnable variant: each averaged coordinate has a kernel of its own of length f(i), started at Haar's 1/f(i)."""
+
+    def __init__(self, kernel_size):
+        super().__init__()
+        sizes, counts = kernel_size[kernel_size > 1].unique(return_counts=True)
+        self.kernels = nn.ParameterList(torch.full((n, 1, f), 1.0 / f) for f, n in zip(sizes.tolist(), counts.tolist()))
+
+    def forward(self, x):
+        i = x.size(2) - sum(len(kernel) for kernel in self.kernels)
+        done = [x[..., :i]]
+        for kernel in self.kernels:
+            n, _, f = kernel.size()
+            padded = F.pad(x[..., i:i + n].transpose(1, 2), (f - 1, 0))  # (B, n, f - 1 + T), zeros before the first step
+            done.append(F.conv1d(padded, kernel, groups=n).transpose(1, 2))  # (B, T, n)
+            i += n
+        return torch.cat(done, dim=2)
+
+    def weights(self, C, T):
+        """The kernels as weights (T, C) of the newest T steps, the newest last."""
+        rows = [F.pad(kernel[:, 0], (T - kernel.size(2), 0)) for kernel in self.kernels]  # (n, T) each
+        newest = F.pad(torch.ones(C - sum(map(len, rows)), 1, device=rows[0].device), (T - 1, 0))  # those left alone
+        return torch.cat([newest, *rows]).T  # (T, C)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The GPT
 
@@ -154,7 +193,7 @@ class GPTConfig:
     n_embd: int = 128  # C
     dropout: float = 0.0
     bias: bool = False  # in the linear layers and LayerNorms; GPT-2 has it, and is no better for it
-    wavelet: str = 'on'  # on: causal Haar averages between the blocks; off: the plain GPT
+    wavelet: str = 'on'  # on: causal Haar averages between the blocks; learnable, ema: its variants; off: plain GPT
     wavelet_fraction: float = 0.5  # of the coordinates, averaged
     wavelet_min_level: int = 1  # shortest window: 2^1 steps
     wavelet_max_level: int = None  # longest window: 2^this steps; None: as long as fits into block_size
@@ -166,8 +205,8 @@ class GPTConfig:
             problems.append(f'n_embd={self.n_embd} must be a multiple of n_head={self.n_head}: each head gets an equal share')
         if not 0 <= self.dropout < 1:
             problems.append(f'dropout={self.dropout} must be at least 0 and less than 1')
-        if self.wavelet not in ('on', 'off'):
-            problems.append(f"wavelet={self.wavelet!r} is not one of on, off")
+        if self.wavelet not in ('on', 'off', 'learnable', 'ema'):
+            problems.append(f'wavelet={self.wavelet!r} is not one of on, off, learnable, ema')
         if not problems and self.wavelet != 'off':
             try:
                 self.kernel_sizes()
@@ -246,13 +285,22 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.transformer.wte.weight = self.lm_head.weight  # tied: one matrix reads tokens and writes them
 
-        if config.wavelet == 'on':
+        if config.wavelet != 'off':
             # Not persistent: f(i) follows from the config, so a checkpoint is the same with and without the wavelet.
-            self.register_buffer('kernel_size', config.kernel_sizes(), persistent=False)
-            self.levels = haar_levels(self.kernel_size.tolist())
-            # The same averages as weights of the newest block_size steps, for generation: 1/f(i) for the last f(i), else 0
-            age = torch.arange(config.block_size - 1, -1, -1)[:, None]  # (T, 1), the newest step last, of age 0
-            self.register_buffer('weights', (age < self.kernel_size) / self.kernel_size, persistent=False)  # (T, C)
+            f = config.kernel_sizes()
+            self.register_buffer('kernel_size', f, persistent=False)  # (C,)
+            self.levels = haar_levels(f.tolist())
+            # For generation, the averages as weights (T, C) of the newest T steps, the newest, of age 0, last.
+            age = torch.arange(config.block_size - 1, -1, -1)[:, None]
+            weights = (age < f) / f
+            if config.wavelet == 'ema':  # alpha falls in equal steps: a window of f steps has alpha = 2 / (f + 1)
+                alpha = torch.ones(config.n_embd)
+                alpha[f > 1] = torch.linspace(2 / (f[f > 1].min() + 1), 2 / (f.max() + 1), int((f > 1).sum()))
+                self.register_buffer('alpha', alpha, persistent=False)  # (C,)
+                weights = alpha * (1 - alpha) ** age
+            self.register_buffer('weights', weights, persistent=False)  # (T, C)
+        if config.wavelet == 'learnable':
+            self.averages = nn.ModuleList(LearnableKernels(f) for _ in range(config.n_layer - 1))  # one a place
 
         for name, parameter in self.named_parameters():  # as GPT-2: biases 0, LayerNorm 1, all else N(0, 0.02) ...
             if name.endswith('bias'):
@@ -262,12 +310,18 @@ class GPT(nn.Module):
                 deep = name.endswith('c_proj.weight')
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer) if deep else 0.02)
 
-    def average(self, x, memory=None, begin=0):
-        """causal_haar of x (B, T, C), or of the last step of a sequence whose earlier steps are remembered."""
+    def average(self, x, n, memory=None, begin=0):
+        """The averages of x (B, T, C) before block n; or (B, 1, C), of one step whose earlier steps are remembered."""
         if memory is not None:
             past = remember(memory['x'], x, begin, dim=1)  # (B, begin + T, C)
             if begin > 0:
-                return (past * self.weights[-past.size(1):]).sum(dim=1, keepdim=True)  # (B, 1, C)
+                return (past * memory['weights'][-past.size(1):]).sum(dim=1, keepdim=True)  # (B, 1, C)
+            learnable = self.config.wavelet == 'learnable'
+            memory['weights'] = self.averages[n - 1].weights(x.size(2), self.config.block_size) if learnable else self.weights
+        if self.config.wavelet == 'learnable':
+            return self.averages[n - 1](x)
+        if self.config.wavelet == 'ema':
+            return causal_ema(x, self.alpha)
         return causal_haar(x, self.kernel_size, self.levels)
 
     def new_cache(self, B):
@@ -293,8 +347,8 @@ class GPT(nn.Module):
         x = F.dropout(x, self.config.dropout, self.training)
         for n, block in enumerate(self.transformer.h):
             memory = cache[n] if cache else None
-            if n > 0 and self.config.wavelet == 'on':
-                x = self.average(x, memory, begin)  # between two blocks: the whole idea is this line
+            if n > 0 and self.config.wavelet != 'off':
+                x = self.average(x, n, memory, begin)  # between two blocks: the whole idea is this line
             x = block(x, memory, begin)
         logits = self.lm_head(self.transformer.ln_f(x))  # (B, T, V)
         if targets is None:

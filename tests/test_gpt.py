@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from wavelet_gpt import GPT, GPTConfig, causal_haar
+from wavelet_gpt import GPT, GPTConfig, causal_ema, causal_haar
 
 TINY = dict(block_size=16, vocab_size=11, n_layer=3, n_head=2, n_embd=16)
 
@@ -93,7 +93,7 @@ def test_the_averages_stand_between_the_blocks_and_nowhere_else():
     torch.testing.assert_close(model(idx)[0], model.lm_head(h.ln_f(x)))
 
 
-@pytest.mark.parametrize('wavelet', ['on', 'off'])
+@pytest.mark.parametrize('wavelet', ['on', 'off', 'learnable', 'ema'])
 @pytest.mark.parametrize('fraction', [0.5, 1.0])
 def test_no_logit_depends_on_a_later_token_and_each_on_all_earlier_ones(wavelet, fraction):
     model = shaken(make(wavelet=wavelet, wavelet_fraction=fraction, n_head=1))
@@ -104,6 +104,27 @@ def test_no_logit_depends_on_a_later_token_and_each_on_all_earlier_ones(wavelet,
     for t in range(16):
         gradient, = torch.autograd.grad(logits[0, t].square().sum(), x, retain_graph=True)
         assert (gradient[0, t + 1:] == 0).all() and (gradient[0, :t + 1].abs().sum(-1) > 0).all()
+
+
+def test_learnable_kernels_begin_as_haar_and_each_place_has_its_own():
+    haar, learnable = make(), make(wavelet='learnable')
+    idx = torch.randint(11, (2, 16))
+    learnable.load_state_dict(haar.state_dict(), strict=False)
+    torch.testing.assert_close(learnable(idx)[0], haar(idx)[0])
+    kernels = [p for name, p in learnable.named_parameters() if 'averages' in name]
+    assert sum(p.numel() for p in kernels) == 2 * haar.kernel_size[haar.kernel_size > 1].sum()  # f(i) each, at two places
+    assert len({id(p) for p in kernels}) == len(kernels) and all(p.requires_grad for p in kernels)
+
+
+def test_ema_is_the_plain_recursion_from_an_alpha_of_two_thirds_down():
+    model = make(wavelet='ema', n_embd=32).double()
+    alpha, x = model.alpha, torch.randn(2, 50, 32, dtype=torch.double)
+    expected = torch.zeros_like(x)
+    for t in range(50):
+        expected[:, t] = alpha * x[:, t] + (1 - alpha) * (expected[:, t - 1] if t else 0)
+    torch.testing.assert_close(causal_ema(x, alpha), expected)
+    assert torch.equal(alpha[:16], torch.ones(16).double())
+    torch.testing.assert_close(alpha[16:], torch.linspace(2 / 3, 2 / 17, 16).double())  # windows of 2 .. 16 steps
 
 
 @pytest.mark.parametrize('wavelet', ['on', 'off'])
@@ -175,7 +196,8 @@ def test_when_the_window_is_full_its_newer_half_begins_the_next_one():
         assert out[0, t] == model(out[:, 9:t])[0][0, -1].argmax()  # 9 .. 16: the newest 8 tokens
 
 
-@pytest.mark.parametrize('changes', [dict(wavelet='on'), dict(wavelet='off'), dict(wavelet_fraction=1.0), dict(block_size=13)])
+@pytest.mark.parametrize('changes', [dict(wavelet='on'), dict(wavelet='off'), dict(wavelet='learnable'), dict(wavelet='ema'),
+                                     dict(wavelet_fraction=1.0), dict(block_size=13), dict(wavelet='learnable', block_size=13)])
 @pytest.mark.parametrize('prompt', [1, 7, 40])
 def test_the_cache_changes_no_logit_and_no_greedy_token(changes, prompt):
     model = shaken(make(**changes)).double()
@@ -186,7 +208,8 @@ def test_the_cache_changes_no_logit_and_no_greedy_token(changes, prompt):
     begin = min(prompt, T)
     torch.testing.assert_close(model(full[:, :begin], cache=cache)[0], model(full[:, :begin])[0])
     for t in range(begin, T):
-        torch.testing.assert_close(model(full[:, t:t + 1], cache=cache, begin=t)[0][:, 0], model(full)[0][:, t])
+        step = model(full[:, t:t + 1], cache=cache, begin=t)[0][:, 0]
+        torch.testing.assert_close(step, model(full)[0][:, t], atol=1e-5, rtol=1e-5)  # ema's weights are float32
 
 
 def test_with_the_cache_a_token_costs_one_position_and_a_full_window_half_of_it():
