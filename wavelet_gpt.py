@@ -6,13 +6,14 @@ last 2, 4, 8 ... T time steps (the approximation coefficients of a Haar wavelet,
 stays as it is. This adds no parameter. After Prateek Verma, "WaveletGPT: Wavelet Inspired LLMs", arXiv 2409.12924,
 whose authors published no code: what follows is written from the description of the method.
 
-Read in this order: kernel_sizes (which coordinate sees how far), causal_haar (the averages), GPT.forward (where they
-go). Everything else is the GPT-2 decoder as nanoGPT writes it, with nanoGPT's parameter names: with wavelet='off' this
-file loads a nanoGPT state_dict and gives its logits.
+Read in this order: kernel_sizes (which coordinate sees how far), causal_haar (the averages; _ShiftedAdds below it does
+them), GPT.forward (where they go). Everything else is the GPT-2 decoder as nanoGPT writes it, with nanoGPT's parameter
+names: with wavelet='off' this file loads a nanoGPT state_dict and gives its logits.
 
     letter       meaning                                                    in the paper
     B            batch: how many sequences at once
-    T, t         time steps in a sequence (at most block_size), one of them  context length, time step
+    T, t         time steps in the sequence at hand, one of them             time step
+    block_size   the longest T, the context length                          context length
     C, i         embedding coordinates (n_embd), one of them                 embedding dimension E, coordinate i
     nh, hs       attention heads, coordinates of a head; nh * hs = C
     V            vocabulary size
@@ -40,9 +41,11 @@ def kernel_sizes(n_embd, block_size, fraction=0.5, min_level=1, max_level=None):
     The first coordinates are left alone (f = 1). The last round(fraction * n_embd) are shared out evenly, in order,
     among the levels min_level .. max_level; level l averages 2^l steps. max_level=None is the longest window that
     fits, floor(log2(block_size)). For n_embd=128, block_size=512: 64 coordinates with f = 1, 8 with 2, then 7 each
-    with 4, 8 ... 512. The paper's printed formula could not be read; this form is ours, from its description.
+    with 4, 8 ... 512. With fewer coordinates than levels some levels get none, the longest among them. The paper's
+    printed formula could not be read; this form is ours, from its description.
 
-    Raises ValueError for a fraction outside 0..1 or levels outside 1..floor(log2(block_size)).
+    Raises ValueError for a fraction outside 0..1 or, where anything is averaged, for levels outside
+    1..floor(log2(block_size)).
     """
     longest = block_size.bit_length() - 1  # floor(log2), exact for any int
     if max_level is None:
@@ -58,32 +61,69 @@ def kernel_sizes(n_embd, block_size, fraction=0.5, min_level=1, max_level=None):
         raise ValueError(f'wavelet levels {min_level}..{max_level} do not fit: need 1 <= wavelet_min_level <= '
                          f'wavelet_max_level <= {longest}, since block_size={block_size} holds 2^{longest} steps')
     i = torch.arange(first, n_embd)
+    # n levels over n_embd - first coordinates: min_level + floor((i - first) * n / (n_embd - first))
     level = min_level + (i - first) * (max_level - min_level + 1) // (n_embd - first)
     return torch.cat((torch.ones(first, dtype=torch.long), 2 ** level))
 
 
-def haar_levels(kernel_size):
-    """The shifted adds that causal_haar needs for an ascending list of kernel sizes: a tuple of (shift, first).
+def causal_haar(x, kernel_size, levels=None):
+    """Average coordinate i of x over its last kernel_size[i] time steps, with zeros before the first step.
 
-    Doubling a window of `shift` steps concerns the coordinates first, first + 1, ... C - 1: all whose kernel is longer.
+        x_n(t, i) = 1/f(i) * sum of x(m, i) for m = t - f(i) + 1 .. t
+        x_n[:, t, i] = x[:, max(0, t - f + 1):t + 1, i].sum(1) / f
+
+    That is the Haar approximation coefficient of level log2 f(i), taken at every t and from the past only.
+
+    x            (B, T, C) floating point, any T; sums in float32 at least, returned in the dtype of x
+    kernel_size  (C,) integers, positive powers of two in any order, on the device of x
+    levels       haar_levels(kernel_size) for an ascending kernel_size, to save reading it back from a GPU every time
+    returns      (B, T, C)
+    Raises ValueError for other shapes, other numbers, or an x that is not floating point.
     """
-    shifts = [2 ** j for j in range(max(kernel_size).bit_length() - 1)]
+    kernel_size = torch.as_tensor(kernel_size, device=x.device)
+    if not x.is_floating_point() or kernel_size.is_floating_point():
+        raise ValueError(f'causal_haar averages floating point numbers over whole numbers of steps, and x is {x.dtype}, '
+                         f'kernel_size {kernel_size.dtype}: use x.float() and kernel_size.long()')
+    if x.dim() < 2 or kernel_size.shape != x.shape[-1:]:
+        raise ValueError(f'kernel_size has the shape {tuple(kernel_size.shape)} and x {tuple(x.shape)}: '
+                         f'need x (B, T, C) and kernel_size (C,)')
+    if levels is None:
+        sizes = kernel_size.tolist()
+        wrong = [f for f in sizes if f < 1 or f & (f - 1)]
+        if wrong:
+            raise ValueError(f'kernel_size holds {wrong[0]}: every window must be a positive power of two (1, 2, 4 ...)')
+        if sizes != sorted(sizes):
+            order = torch.argsort(kernel_size)
+            return causal_haar(x[..., order], kernel_size[order])[..., torch.argsort(order)]
+        levels = haar_levels(sizes)
+    return _ShiftedAdds.apply(x, kernel_size, levels, False)
+
+
+def haar_levels(kernel_size):
+    """The shifted adds that an ascending list of kernel sizes needs: a tuple of (shift, first), shift = 1, 2, 4 ...
+
+    first is the first coordinate whose window is longer than shift, and so has to be doubled once more. Of [1, 2, 4]:
+    ((1, 1), (2, 2)), that is, add at shift 1 from coordinate 1 on, and at shift 2 from coordinate 2 on.
+    """
+    longest = max(kernel_size, default=1)
+    shifts = [2 ** j for j in range(longest.bit_length() - 1)]  # log2(longest) of them
     return tuple((shift, next(i for i, f in enumerate(kernel_size) if f > shift)) for shift in shifts)
 
 
 class _ShiftedAdds(torch.autograd.Function):
     """Means over windows that end at t (or, with reverse, that begin at t), zeros beyond the ends.
 
-    An average over 2s steps is two averages over s steps, s apart: a(t) <- a(t) + a(t - s) for s = 1, 2, 4 ..., each
-    step for those coordinates only whose window is longer than s ("algorithme a trous"). Only additions of values in
-    the window ever reach an output, so causality and locality hold to the last bit; a difference of cumulative sums or
-    an FFT computes the same means with a round-off that other time steps can be read from.
+    A sum over 2s steps is two sums over s steps, s apart: a(t) <- a(t) + a(t - s) for s = 1, 2, 4 ..., each step for
+    those coordinates only whose window is longer than s ("algorithme a trous"). Only additions of values in the window
+    ever reach an output, so causality and locality hold to the last bit; a difference of cumulative sums or an FFT
+    computes the same means with a round-off that other time steps can be read from.
     """
-    generate_vmap_rule = True
+    generate_vmap_rule = True  # torch.vmap may derive the batched form from what follows
 
     @staticmethod
     def forward(x, kernel_size, levels, reverse):
-        a = x * (1.0 / kernel_size)  # a power of two: exact. The product with a float32 also lifts bf16 to float32
+        # Powers of two: exact (above 1e-38 f). The product with a float32 lifts bfloat16 and float16 to it.
+        a = x * (1.0 / kernel_size.float())
         for shift, first in levels:
             if shift >= x.size(-2):
                 break  # the window already holds everything there is
@@ -92,11 +132,11 @@ class _ShiftedAdds(torch.autograd.Function):
                 moved = F.pad(a, (0, 0, -shift, shift) if reverse else (0, 0, shift, -shift))
                 a = torch.where(kernel_size > shift, a + moved, a)
             else:
-                past, present = a[..., :-shift, first:], a[..., shift:, first:]
+                early, late = a[..., :-shift, first:], a[..., shift:, first:]
                 if reverse:
-                    past += present.clone()  # cloned, since the views overlap and each must see the other's old values
+                    early += late.clone()  # cloned, since the views overlap and each must see the other's old values
                 else:
-                    present += past.clone()
+                    late += early.clone()
         return a.to(x.dtype)
 
     @staticmethod
@@ -107,37 +147,6 @@ class _ShiftedAdds(torch.autograd.Function):
     def backward(ctx, grad):
         # x(s) enters the outputs s .. s + f - 1, so its gradient is the mean of theirs: the same adds, time reversed.
         return _ShiftedAdds.apply(grad, ctx.kernel_size, ctx.levels, not ctx.reverse), None, None, None
-
-
-def causal_haar(x, kernel_size, levels=None):
-    """Average coordinate i of x over its last kernel_size[i] time steps, with zeros before the first step.
-
-        x_n(t, i) = 1/f(i) * sum of x(m, i) for m = t - f(i) + 1 .. t
-
-    That is the Haar approximation coefficient of level log2 f(i), taken at every t and from the past only.
-
-    x            (B, T, C) floating point, any T; sums in float32 at least, returned in the dtype of x
-    kernel_size  (C,) positive powers of two in any order, on the device of x
-    levels       haar_levels(kernel_size) for an ascending kernel_size, to save reading it back from a GPU every time
-    returns      (B, T, C)
-    Raises ValueError for other shapes, other numbers, or an x that is not floating point.
-    """
-    if levels is None:
-        kernel_size = torch.as_tensor(kernel_size, device=x.device)
-        if not x.is_floating_point():
-            raise ValueError(f'causal_haar averages floating point numbers, and x is {x.dtype}: use x.float()')
-        if x.dim() < 2 or kernel_size.shape != x.shape[-1:]:
-            raise ValueError(f'kernel_size has the shape {tuple(kernel_size.shape)} and x {tuple(x.shape)}: '
-                             f'need x (B, T, C) and kernel_size (C,)')
-        sizes = kernel_size.tolist()
-        wrong = [f for f in sizes if f < 1 or f != int(f) or int(f) & (int(f) - 1)]
-        if wrong:
-            raise ValueError(f'kernel_size holds {wrong[0]}: every window must be a positive power of two (1, 2, 4 ...)')
-        if sizes != sorted(sizes):
-            order = torch.argsort(kernel_size)
-            return causal_haar(x[..., order], kernel_size[order])[..., torch.argsort(order)]
-        levels = haar_levels([int(f) for f in sizes]) if sizes else ()
-    return _ShiftedAdds.apply(x, kernel_size, levels, False)
 
 
 def causal_ema(x, alpha):
@@ -185,7 +194,7 @@ class LearnableKernels(nn.Module):
 
 @dataclass
 class GPTConfig:
-    """The shape of the model. Raises ValueError with every contradiction in it, one a line."""
+    """The shape of the model. Raises ValueError with all that cannot be in it, one sentence a line."""
     block_size: int = 256  # T, the longest context
     vocab_size: int = 256  # V
     n_layer: int = 4
@@ -199,15 +208,20 @@ class GPTConfig:
     wavelet_max_level: int = None  # longest window: 2^this steps; None: as long as fits into block_size
 
     def __post_init__(self):
-        problems = [f'{name}={getattr(self, name)} must be at least 1'
-                    for name in ('block_size', 'vocab_size', 'n_layer', 'n_head', 'n_embd') if getattr(self, name) < 1]
-        if not problems and self.n_embd % self.n_head:
+        problems = [f'{name}={getattr(self, name)} must be between 1 and 1000000'
+                    for name in ('block_size', 'vocab_size', 'n_layer', 'n_head', 'n_embd')
+                    if not 1 <= getattr(self, name) <= 1_000_000]
+        sound = not problems
+        if sound and self.n_embd % self.n_head:
             problems.append(f'n_embd={self.n_embd} must be a multiple of n_head={self.n_head}: each head gets an equal share')
         if not 0 <= self.dropout < 1:
             problems.append(f'dropout={self.dropout} must be at least 0 and less than 1')
         if self.wavelet not in ('on', 'off', 'learnable', 'ema'):
             problems.append(f'wavelet={self.wavelet!r} is not one of on, off, learnable, ema')
-        if not problems and self.wavelet != 'off':
+        if self.wavelet != 'off' and self.n_layer == 1:
+            problems.append(f'n_layer=1 leaves no place between two blocks for wavelet={self.wavelet}: use n_layer >= 2, '
+                            'or wavelet=off')
+        if sound and self.wavelet != 'off':
             try:
                 self.kernel_sizes()
             except ValueError as problem:
@@ -236,13 +250,16 @@ class CausalSelfAttention(nn.Module):
         self.dropout = config.dropout
 
     def forward(self, x, memory=None, begin=0):
+        """x (B, T, C) -> (B, T, C). memory is this block's entry of GPT.new_cache, begin how many steps it holds."""
         B, T, C = x.size()
         q, k, v = (part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
                    for part in self.c_attn(x).split(C, dim=2))
         if memory is not None:
-            k, v = remember(memory['k'], k, begin, dim=2), remember(memory['v'], v, begin, dim=2)  # (B, nh, begin + T, hs)
+            k = remember(memory['k'], k, begin, dim=2)  # (B, nh, begin + T, hs)
+            v = remember(memory['v'], v, begin, dim=2)
         # With begin > 0 there is one query, the newest token's, and nothing that it must not see.
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=begin == 0)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=begin == 0)
         y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
         return F.dropout(self.c_proj(y), self.dropout, self.training)
 
@@ -290,7 +307,8 @@ class GPT(nn.Module):
             f = config.kernel_sizes()
             self.register_buffer('kernel_size', f, persistent=False)  # (C,)
             self.levels = haar_levels(f.tolist())
-            # For generation, the averages as weights (T, C) of the newest T steps, the newest, of age 0, last.
+            # For generation, the averages as weights of the newest steps, the newest, of age 0, last: to weight and sum
+            # what one step needs takes a tenth of the time that causal_haar needs for all steps.
             age = torch.arange(config.block_size - 1, -1, -1)[:, None]
             weights = (age < f) / f
             if config.wavelet == 'ema':  # alpha falls in equal steps: a window of f steps has alpha = 2 / (f + 1)
@@ -298,17 +316,18 @@ class GPT(nn.Module):
                 alpha[f > 1] = torch.linspace(2 / (f[f > 1].min() + 1), 2 / (f.max() + 1), int((f > 1).sum()))
                 self.register_buffer('alpha', alpha, persistent=False)  # (C,)
                 weights = alpha * (1 - alpha) ** age
-            self.register_buffer('weights', weights, persistent=False)  # (T, C)
+            self.register_buffer('weights', weights, persistent=False)  # (block_size, C)
         if config.wavelet == 'learnable':
             self.averages = nn.ModuleList(LearnableKernels(f) for _ in range(config.n_layer - 1))  # one a place
 
-        for name, parameter in self.named_parameters():  # as GPT-2: biases 0, LayerNorm 1, all else N(0, 0.02) ...
+        # As GPT-2: biases 0, LayerNorm 1, matrices N(0, 0.02); those that add to the residual stream less, by
+        # sqrt(2 n_layer), so that its variance does not grow with the depth.
+        for name, parameter in self.named_parameters():
             if name.endswith('bias'):
                 nn.init.zeros_(parameter)
             elif parameter.dim() == 2:
-                # ... but less for what adds to the residual stream, so that its variance does not grow with the depth
-                deep = name.endswith('c_proj.weight')
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer) if deep else 0.02)
+                adds_to_stream = name.endswith('c_proj.weight')
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer) if adds_to_stream else 0.02)
 
     def average(self, x, n, memory=None, begin=0):
         """The averages of x (B, T, C) before block n; or (B, 1, C), of one step whose earlier steps are remembered."""
@@ -316,8 +335,9 @@ class GPT(nn.Module):
             past = remember(memory['x'], x, begin, dim=1)  # (B, begin + T, C)
             if begin > 0:
                 return (past * memory['weights'][-past.size(1):]).sum(dim=1, keepdim=True)  # (B, 1, C)
-            learnable = self.config.wavelet == 'learnable'
-            memory['weights'] = self.averages[n - 1].weights(x.size(2), self.config.block_size) if learnable else self.weights
+            memory['weights'] = self.weights
+            if self.config.wavelet == 'learnable':
+                memory['weights'] = self.averages[n - 1].weights(x.size(2), self.config.block_size)
         if self.config.wavelet == 'learnable':
             return self.averages[n - 1](x)
         if self.config.wavelet == 'ema':
@@ -325,10 +345,12 @@ class GPT(nn.Module):
         return causal_haar(x, self.kernel_size, self.levels)
 
     def new_cache(self, B):
-        """Room for what generation remembers of B sequences: each block's keys, values and inputs to the average."""
-        T, nh, C = self.config.block_size, self.config.n_head, self.config.n_embd
+        """Room for what generation remembers of B sequences: a dictionary a block, of its keys and values and of what
+        the average before it has read."""
+        size, nh, C = self.config.block_size, self.config.n_head, self.config.n_embd
         room = self.lm_head.weight.new_zeros
-        return [dict(k=room(B, nh, T, C // nh), v=room(B, nh, T, C // nh), x=room(B, T, C)) for _ in self.transformer.h]
+        return [dict(k=room(B, nh, size, C // nh), v=room(B, nh, size, C // nh), x=room(B, size, C))
+                for _ in self.transformer.h]
 
     def forward(self, idx, targets=None, cache=None, begin=0):
         """Next-token logits, and the mean cross-entropy in nats if the targets are given.
@@ -340,6 +362,8 @@ class GPT(nn.Module):
         returns  logits (B, T, V), loss () or None
         """
         B, T = idx.size()
+        if begin > 0 and (cache is None or T != 1):
+            raise ValueError(f'begin={begin} needs a cache and exactly one new token, and there are {T}')
         if begin + T > self.config.block_size:
             raise ValueError(f'a sequence of {begin + T} tokens does not fit into block_size={self.config.block_size}')
         positions = torch.arange(begin, begin + T, device=idx.device)  # (T,)
@@ -362,31 +386,31 @@ class GPT(nn.Module):
         temperature divides the logits: below 1 safer, above 1 wilder, 0 always the likeliest token. top_k keeps only
         the k likeliest. Switch dropout off first with model.eval().
 
-        The model sees a window of at most block_size tokens. When it is full, its newer half is read again as the
-        beginning of the next window, so that a token costs one position, and half a window every half window. Without
-        the cache the windows are the same, and each token costs the whole of its window.
+        The window that the model sees holds at most block_size tokens. When it is full, only its newer half is kept, and
+        read again in one pass; between such passes a token costs one position. So a prediction sees between
+        block_size / 2 and block_size tokens. Without the cache each token costs the whole of the same window.
         """
         if idx.size(1) == 0:
             raise ValueError('the prompt is empty: give at least one token to begin with')
-        if temperature < 0 or (top_k is not None and top_k < 1):
-            raise ValueError(f'temperature={temperature} must be at least 0 and top_k={top_k} at least 1')
-        T = self.config.block_size
-        window, begin = idx[:, -T:], 0
+        if not 0 <= temperature < math.inf or (top_k is not None and top_k < 1):
+            raise ValueError(f'temperature={temperature} must be at least 0 and finite, top_k={top_k} at least 1')
+        size = self.config.block_size
+        window, begin = idx[:, -size:], 0
         cache = self.new_cache(len(idx)) if use_cache else None
         for _ in range(max_new_tokens):
-            if window.size(1) > T:
-                window, begin = window[:, -max(1, T // 2):], 0
-            logits = self(window[:, begin:], cache=cache, begin=begin)[0][:, -1]  # (B, V)
+            if window.size(1) > size:
+                window, begin = window[:, -max(1, size // 2):], 0
+            logits = self(window[:, begin:], cache=cache, begin=begin)[0][:, -1].float()  # (B, V)
+            if top_k is not None:
+                values, kept = logits.topk(min(top_k, logits.size(-1)))
+                logits = torch.full_like(logits, -math.inf).scatter(1, kept, values)
             if temperature == 0:
                 token = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
             else:
-                logits = logits.float() / temperature
-                if top_k is not None and top_k < logits.size(-1):
-                    kth = logits.topk(top_k).values[:, -1:]  # the smallest that stays
-                    logits = logits.masked_fill(logits < kth, -math.inf)
+                logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature  # the largest is 0: nothing overflows
                 token = torch.multinomial(F.softmax(logits, dim=-1), 1)  # (B, 1)
             yield token
-            begin = window.size(1) if use_cache else 0
+            begin = window.size(1) if use_cache else 0  # the cache holds all of the window; only the new token is new
             window = torch.cat((window, token), dim=1)
 
     def generate(self, idx, max_new_tokens, temperature=1.0, top_k=None, use_cache=True):

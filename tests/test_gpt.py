@@ -229,10 +229,35 @@ def test_sampling_follows_the_softmax_at_a_temperature_among_the_top_k():
     assert (counts - expected).abs().max() < 0.02 and (counts > 0).sum() <= 3
 
 
-@pytest.mark.parametrize('arguments', [dict(temperature=-1), dict(top_k=0)])
+@pytest.mark.parametrize('arguments', [dict(temperature=-1), dict(temperature=math.inf), dict(temperature=math.nan), dict(top_k=0)])
 def test_impossible_sampling_is_refused(arguments):
     with pytest.raises(ValueError, match='temperature'):
         make().generate(torch.zeros(1, 1, dtype=torch.long), 1, **arguments)
+
+
+def test_a_tiny_temperature_and_a_top_k_of_one_among_ties_take_a_single_token():
+    model = make()
+    with torch.no_grad():
+        model.lm_head.weight.zero_()  # all logits tie
+    idx = torch.zeros(200, 1, dtype=torch.long)
+    assert len(model.generate(idx, 1, top_k=1)[:, 1].unique()) == 1
+    model = shaken(make())
+    assert torch.equal(model.generate(idx[:1], 8, temperature=1e-40), model.generate(idx[:1], 8, temperature=0))
+
+
+@pytest.mark.parametrize('tokens, cached', [(2, True), (1, False)])
+def test_a_cache_is_continued_by_one_token_and_nothing_else(tokens, cached):
+    model = make()
+    cache = model.new_cache(1)
+    model(torch.zeros(1, 3, dtype=torch.long), cache=cache)
+    with pytest.raises(ValueError, match='begin=3 needs a cache and exactly one new token'):
+        model(torch.zeros(1, tokens, dtype=torch.long), cache=cache if cached else None, begin=3)
+
+
+def test_one_block_alone_has_no_place_for_the_average():
+    with pytest.raises(ValueError, match='n_layer=1 leaves no place'):
+        GPTConfig(n_layer=1)
+    GPTConfig(n_layer=1, wavelet='off')
 
 
 def test_an_empty_prompt_is_refused():

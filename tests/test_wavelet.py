@@ -131,6 +131,20 @@ def test_what_cannot_be_averaged_is_refused_by_name(x, sizes, named):
         causal_haar(x, torch.tensor(sizes))
 
 
+def test_shapes_and_types_are_checked_also_where_the_levels_are_given():
+    with pytest.raises(ValueError, match='int64'):
+        causal_haar(torch.ones(1, 4, 2).long(), torch.tensor([1, 2]), ((1, 1),))
+    with pytest.raises(ValueError, match=r'\(2,\)'):
+        causal_haar(torch.ones(1, 4, 1), torch.tensor([1, 2]), ((1, 1),))
+    with pytest.raises(ValueError, match='kernel_size torch.float32'):
+        causal_haar(torch.ones(1, 4, 2), torch.tensor([1.0, math.inf]))
+
+
+@pytest.mark.parametrize('shape', [(0, 4, 2), (1, 0, 2), (1, 4, 0)])
+def test_nothing_averages_to_nothing(shape):
+    assert causal_haar(torch.ones(shape), torch.ones(shape[2]).long() * 2).shape == shape
+
+
 def test_it_is_pywavelets_stationary_transform_rolled_to_look_back():
     pywt = pytest.importorskip('pywt')
     torch.manual_seed(0)
