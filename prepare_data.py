@@ -13,6 +13,7 @@ A .bin is nothing but the tokens: uint8 where vocab_size <= 256, else uint16. me
 """
 
 import argparse
+import contextlib
 import csv
 import difflib
 import hashlib
@@ -62,14 +63,17 @@ class Settings:
             yield '--name goes with --input, --midi or --wav'
         if self.name in DATASETS:
             yield f'--name={self.name} is taken by the data set of that name: choose another'
-        if self.name and not re.fullmatch(r'[\w-][\w.-]*', self.name):
-            yield f'--name={self.name} becomes the name of a folder: use letters, digits, _, - and .'
+        if self.name and not re.fullmatch(FOLDER_NAME, self.name):
+            yield f'--name={self.name} becomes the name of a folder: use at most 60 letters, digits, _, - and .'
         for file in self.input or ():
-            if not Path(file).is_file():
+            if not os.path.isfile(file):
                 yield f'--input: there is no file {file}'
         for folder in (self.midi, self.wav):
-            if folder and not Path(folder).is_dir():
+            if folder and not os.path.isdir(folder):
                 yield f'there is no folder {folder}'
+
+
+FOLDER_NAME = r'[\w-][\w.-]{0,59}'
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -112,6 +116,7 @@ def read_settings(cls, description, argv=None, positional=None):
             kind = {int: 'a whole number', float: 'a number', bool: 'on or off'}[types[name]]
             problems.append(f'--{name}={word} must be {kind}')
     settings = cls(**values)
+    settings.given = list(values)
     problems += settings.problems()
     if problems:
         raise SystemExit('\n  '.join([f'{parser.prog} did nothing, because', *problems]) + '\nSee --help.')
@@ -132,7 +137,8 @@ def write_aside(path, data):
             os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only disk does not even let go of what is not there
+            aside.unlink()
         raise SystemExit(f'could not write {path}: {error.strerror}')
 
 
@@ -141,16 +147,64 @@ def write_dataset(name, splits, meta):
     folder = Path('data') / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / 'meta.json').unlink(missing_ok=True)  # while the .bin files change there is no data set
     except OSError as error:
         raise SystemExit(f'could not make the folder {folder}: {error.strerror}')
-    (folder / 'meta.json').unlink(missing_ok=True)  # while the .bin files change there is no data set
     dtype = np.uint8 if meta['vocab_size'] <= 256 else np.uint16
+    splits = {split: tokens.astype(dtype) for split, tokens in splits.items()}
     for split, tokens in splits.items():
-        write_aside(folder / f'{split}.bin', tokens.astype(dtype).tobytes())
-    meta = dict(meta, splits={split: len(tokens) for split, tokens in splits.items()})
+        write_aside(folder / f'{split}.bin', tokens.tobytes())
+    meta = dict(meta, splits={split: len(tokens) for split, tokens in splits.items()},
+                checksums={split: hashlib.sha256(tokens).hexdigest() for split, tokens in splits.items()})
     write_aside(folder / 'meta.json', json.dumps(meta, indent=1).encode())
     counts = ', '.join(f'{split} {len(tokens):,}' for split, tokens in splits.items())
     print(f'{folder}: {counts} tokens, a vocabulary of {meta["vocab_size"]}')
+
+
+def check_meta(meta):
+    """ValueError that names what is wrong unless meta is what write_dataset writes; a stranger may have written it."""
+    def whole(least, most, *numbers):
+        return all(type(number) is int and least <= number <= most for number in numbers)
+
+    try:
+        kind, V, splits, text = meta['modality'], meta['vocab_size'], meta['splits'], meta.get('characters')
+        right = dict(
+            modality=kind in ('text', 'music', 'audio'),
+            vocab_size=whole(1, 65536, V) and V == dict(music=388, audio=256).get(kind, V),
+            splits={'train', 'val'} <= set(splits) and whole(0, 10 ** 12, *splits.values()),
+            checksums=all(type(meta['checksums'][split]) is str for split in splits),
+            characters=kind != 'text' or len(set(text.encode().decode())) == len(text) == V,  # half a character fails
+            sample_rate=kind != 'audio' or whole(1000, 10 ** 6, meta['sample_rate']),
+            pieces=all(whole(1, 10 ** 12, *meta['pieces'][split]) and sum(meta['pieces'][split]) == count
+                       for split, count in splits.items() if 'pieces' in meta))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # not there, or of another type
+        raise ValueError(f'{type(error).__name__}: {error}')
+    if not all(right.values()):
+        raise ValueError(f'wrong: {", ".join(key for key in right if not right[key])}')
+
+
+def read_meta(name):
+    """data/<name>/meta.json, checked. Ends the program with one sentence (SystemExit) where it is something else."""
+    path = Path('data') / name / 'meta.json'
+    try:
+        meta = json.loads(path.read_bytes())
+        check_meta(meta)
+    except (OSError, ValueError, RecursionError) as error:
+        raise SystemExit(f'{path} is not what prepare_data.py writes today ({error}): prepare {name} again')
+    return meta
+
+
+def read_tokens(name, split, meta):
+    """The tokens of data/<name>/<split>.bin, uint8 or uint16 (N,); SystemExit where they are not those meta tells of."""
+    path = Path('data') / name / f'{split}.bin'
+    try:
+        tokens = np.fromfile(path, np.uint8 if meta['vocab_size'] <= 256 else np.uint16)
+    except OSError as error:
+        raise SystemExit(f'could not read {path}: {error.strerror}; prepare {name} again')
+    if (len(tokens) != meta['splits'][split] or tokens.max(initial=0) >= meta['vocab_size']
+            or hashlib.sha256(tokens).hexdigest() != meta['checksums'][split]):
+        raise SystemExit(f'{path} is not what meta.json says it is: prepare {name} again')
+    return tokens
 
 
 def sha256_of(path):

@@ -10,18 +10,21 @@ Let a trained model continue a prompt: text to read, a .mid or a .wav to hear, e
 
 import io
 import math
+import os
+import pickle
 import struct
 import sys
 import time
 import wave
+import zipfile
 from collections import defaultdict, deque
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from prepare_data import (audio_tokens, decode_text, encode_text, music_tokens, read_settings, sorted_notes,
-                          write_aside)
+from prepare_data import (audio_tokens, check_meta, decode_text, encode_text, music_tokens, near_miss, read_settings,
+                          sorted_notes, write_aside)
 
 
 @dataclass
@@ -38,16 +41,21 @@ class Settings:
     def problems(self):
         """Every setting that cannot be, one sentence each."""
         for name, least in dict(num_tokens=1, temperature=0, top_k=1, seed=0).items():
-            if getattr(self, name) is not None and not least <= getattr(self, name) < math.inf:
-                yield f'--{name}={getattr(self, name)} must be at least {least}'
+            if getattr(self, name) is not None and not least <= getattr(self, name) <= 10 ** 9:
+                yield f'--{name}={getattr(self, name)} must be at least {least} and at most 10^9'
+        if 0 < self.temperature < 0.001:
+            yield f'--temperature={self.temperature} is too near to 0 to divide by: use 0, or at least 0.001'
         if self.device not in ('cpu', 'cuda', 'mps'):
             yield f'--device={self.device} is not one of cpu, cuda, mps'
-        if self.run and not (Path('out') / self.run / 'best.pt').exists():
-            yield f'--run={self.run}: there is no out/{self.run}/best.pt; the runs here: {", ".join(runs()) or "none yet"}'
+        if self.run and self.run not in runs():
+            yield (f'--run={self.run}: there is no out/{self.run}/best.pt{near_miss(self.run, runs())}; the runs here: '
+                   f'{", ".join(runs()) or "none yet"}')
         if not self.run and not runs():
             yield 'there is no run in out/ yet: train one with python train.py'
         if self.out and not Path(self.out).absolute().parent.is_dir():
             yield f'--out={self.out}: there is no folder {Path(self.out).parent}'
+        if os.path.isdir(self.out):
+            yield f'--out={self.out} is a folder: name a file in it'
 
 
 def runs():
@@ -205,12 +213,32 @@ def draw_audio(samples, rate, path):
 SUFFIX = dict(text='', music='.mid', audio='.wav')
 
 
-def load(run, device):
-    """The model of out/<run>/best.pt, what its tokens mean, and the step it was saved at."""
-    checkpoint = torch.load(Path('out') / run / 'best.pt', map_location=device, weights_only=True)
-    model = GPT(GPTConfig(**checkpoint['config'])).to(device)
-    model.load_state_dict(checkpoint['model'])
-    return model.eval(), checkpoint['meta'], checkpoint['step']
+def load(path):
+    """The checkpoint at path, checked, and its model on the CPU. SystemExit with one sentence where it is no such thing.
+
+    It may come from a stranger. weights_only refuses all but numbers, text and containers, so that no code can run, and
+    nothing is built that is larger than the file.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:  # as torch.save writes it; torch.load would take a flipped bit for a weight
+            if any(part.compress_type for part in file.infolist()) or file.testzip():
+                raise ValueError('a part of it is damaged')
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+        config, meta = checkpoint['config'], checkpoint['meta']
+        check_meta(meta)
+        checkpoint['step'] + 0  # a number
+        V, T, C = config['vocab_size'], config['block_size'], config['n_embd']
+        if V != meta['vocab_size'] or 4 * C * (V + T + 12 * C * config['n_layer']) > path.stat().st_size:  # 4 bytes each
+            raise ValueError('its config describes another model than it holds')
+        model = GPT(GPTConfig(**config))
+        model.load_state_dict(checkpoint['model'])
+        if not all(parameter.isfinite().all() for parameter in model.parameters()):
+            raise ValueError('its weights are not numbers')
+    except pickle.UnpicklingError:
+        raise SystemExit(f'{path} is refused: it is damaged, or made to run code when it is loaded')
+    except Exception as error:  # hostile or damaged bytes can end in any
+        raise SystemExit(f'{path} holds no model that this program can load: {(str(error) or repr(error)).splitlines()[0][:200]}')
+    return checkpoint, model
 
 
 def prompt_tokens(prompt, meta):
@@ -243,8 +271,11 @@ def write_result(path, tokens, meta):
 
 def main(settings):
     run = settings.run or runs()[0]
-    model, meta, step = load(run, settings.device)
-    print(f'out/{run}/best.pt, step {step}', file=sys.stderr)
+    if settings.device != 'cpu' and not getattr(torch, settings.device).is_available():
+        raise SystemExit(f'--device={settings.device}: this PyTorch sees no such device here; use --device=cpu')
+    checkpoint, model = load(Path('out') / run / 'best.pt')
+    model, meta = model.to(settings.device).eval(), checkpoint['meta']
+    print(f'out/{run}/best.pt, step {checkpoint["step"]}', file=sys.stderr)
     text, suffix = meta['modality'] == 'text', SUFFIX[meta['modality']]
     path = Path(settings.out) if settings.out else None if text else Path('out') / run / f'sample{suffix}'
     if not text and path.suffix != suffix:
@@ -275,7 +306,10 @@ def main(settings):
     print()
     print(f'{count / (time.perf_counter() - begin):,.0f} tokens/s', file=sys.stderr)
     if path:
-        write_result(path, tokens, meta)
+        try:
+            write_result(path, tokens, meta)
+        except OSError as error:
+            raise SystemExit(f'could not write {path} and its picture: {error.strerror}')
         print(f'written to {path}', file=sys.stderr)
 
 

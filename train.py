@@ -4,20 +4,30 @@ Train a GPT with causal Haar averages between its blocks, and without them, and 
     python train.py                     the default: a wavelet GPT on the Python standard library, minutes on a laptop
     python train.py --wavelet=off       the plain GPT, everything else equal
     python train.py --size=paper        the paper's model: 10 layers, context 512; wants a GPT-sized patience or a GPU
+    python train.py --resume            go on where the newest run of stdlib with the wavelet on was broken off
+    torchrun --nproc_per_node=2 train.py    two processes, a GPU each where there are GPUs; they share every batch
 
 Everything goes to out/<run>/: log.csv, loss.png, and the checkpoints last.pt and best.pt for sample.py.
 """
 
 import csv
 import io
-import json
 import math
+import os
+import re
+import shlex
+import signal
+import sys
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from prepare_data import decode_text, prepare_stdlib, read_settings, write_aside
+from prepare_data import (FOLDER_NAME, decode_text, near_miss, prepare_stdlib, read_meta, read_settings, read_tokens,
+                          write_aside)
+
+COLUMNS = ['step', 'train_loss', 'val_loss', 'tokens_per_s', 'seconds']  # of log.csv
+RANK, WORLD = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))  # of the processes of torchrun
 
 
 @dataclass
@@ -33,7 +43,7 @@ class Settings:
     n_embd: int = None  # C, embedding coordinates (128 / 128)
     block_size: int = None  # T, time steps the model sees at once (256 / 512)
     batch_size: int = None  # sequences in a step (16 / 16)
-    max_steps: int = None  # training steps (600 / 10000)
+    max_steps: int = None  # training steps, over which learning_rate falls: a resumed run keeps them (600 / 10000)
     eval_interval: int = None  # steps between two rows of log.csv (50 / 500)
     eval_windows: int = 128  # validation sequences, always the same; changes nothing in training
     dropout: float = 0.0  # 0 while the model sees its data about once
@@ -44,6 +54,7 @@ class Settings:
     grad_clip: float = 1.0  # longest gradient, all parameters together
     seed: int = 1337  # of the weights and of the order of the data
     run: str = ''  # where it goes, out/<run>/; <dataset>-<wavelet> if left open, numbered when that is taken
+    resume: bool = False  # go on with --run, or the newest of that default name; may change: eval_*, device, compile
     device: str = 'auto'  # auto: cuda, then mps, then cpu; or one of them
     dtype: str = 'auto'  # auto: bfloat16 or float16 where the GPU is fast at it, else float32; or one of them
     compile: bool = None  # torch.compile; left open: on with CUDA only, where it pays
@@ -53,7 +64,10 @@ class Settings:
                  paper=dict(n_layer=10, n_head=8, n_embd=128, block_size=512, batch_size=16, max_steps=10000,
                             eval_interval=500))
 
+    MAY_CHANGE = 'run', 'resume', 'eval_interval', 'eval_windows', 'device', 'compile'  # when a run is resumed
+
     def __post_init__(self):
+        self.given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
         for name, value in self.SIZES.get(self.size, self.SIZES['laptop']).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
@@ -64,24 +78,39 @@ class Settings:
                                   dtype=('auto', 'float32', 'bfloat16', 'float16')).items():
             if getattr(self, name) not in choices:
                 yield f'--{name}={getattr(self, name)} is not one of {", ".join(choices)}'
-        for name, least in dict(batch_size=1, max_steps=1, eval_interval=1, eval_windows=1, warmup_steps=0,
-                                weight_decay=0, seed=0).items():
-            if not least <= getattr(self, name) < math.inf:
-                yield f'--{name}={getattr(self, name)} must be at least {least}'
+        for name, least in dict(n_layer=1, n_head=1, n_embd=1, block_size=1, batch_size=1, max_steps=1, eval_interval=1,
+                                eval_windows=1, warmup_steps=0, weight_decay=0, seed=0).items():
+            most = 10 ** 5 if name in ('n_layer', 'n_head', 'n_embd') else 10 ** 9
+            if not least <= getattr(self, name) <= most:
+                yield f'--{name}={getattr(self, name)} must be at least {least} and at most {most}'
         for name in 'learning_rate', 'grad_clip':
             if not 0 < getattr(self, name) < math.inf:
                 yield f'--{name}={getattr(self, name)} must be more than 0'
-        if Path(self.run).name != self.run:
-            yield f'--run={self.run} becomes a folder in out/: a name without / please'
-        if self.run and (Path('out') / self.run / 'last.pt').exists():
-            yield f'--run={self.run}: out/{self.run} holds a finished or broken-off run already: choose another name'
-        if self.dataset != 'stdlib' and not (Path('data') / self.dataset / 'meta.json').exists():
-            yield (f'--dataset={self.dataset}: there is no data/{self.dataset}/meta.json; make it with python '
-                   f'prepare_data.py (see its --help)')
+        if self.batch_size % WORLD:
+            yield f'--batch_size={self.batch_size} must be a multiple of the {WORLD} processes that share it'
+        if self.run and not re.fullmatch(FOLDER_NAME, self.run):
+            yield f'--run={self.run} becomes a folder in out/: use at most 60 letters, digits, _, - and .'
+        elif self.resume and not self.run_to_resume():
+            name = self.run or f'{self.dataset}-{self.wavelet}'
+            names = [path.parent.name for path in Path('out').glob('*/last.pt')]
+            yield f'--resume: there is no out/{name}/last.pt{near_miss(name, names)}; --run=NAME says which to go on with'
+        elif self.run and not self.resume and (Path('out') / self.run).exists():
+            yield f'--run={self.run}: there is an out/{self.run} already: choose another name, or go on with it by --resume'
+        if not re.fullmatch(FOLDER_NAME, self.dataset) or (
+                self.dataset != 'stdlib' and not (Path('data') / self.dataset / 'meta.json').exists()):
+            names = ['stdlib', *(path.parent.name for path in Path('data').glob('*/meta.json'))]
+            yield (f'--dataset={self.dataset}: there is no data/{self.dataset}/meta.json{near_miss(self.dataset, names)}; '
+                   f'make it with python prepare_data.py (see its --help)')
         try:
             model_config(self, vocab_size=1)
         except ValueError as error:
             yield from str(error).splitlines()
+
+    def run_to_resume(self):
+        """The last.pt of --run, or the newest of the default name; None if there is none."""
+        name = re.escape(self.run) if self.run else re.escape(f'{self.dataset}-{self.wavelet}') + r'(-\d+)?'
+        found = [path for path in Path('out').glob('*/last.pt') if re.fullmatch(name, path.parent.name)]
+        return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def model_config(settings, vocab_size):
@@ -91,12 +120,16 @@ def model_config(settings, vocab_size):
 
 
 if __name__ == '__main__':
+    if RANK > 0:
+        sys.stdout = open(os.devnull, 'w')  # one process speaks for all
     settings = read_settings(Settings, __doc__)
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
+from sample import load
 from wavelet_gpt import GPT
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -105,7 +138,7 @@ from wavelet_gpt import GPT
 
 def choose_device(settings):
     """The torch.device, the dtype of matrix products, and whether to compile; prints each with its reason."""
-    gpu = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else None
+    gpu = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() and WORLD == 1 else None
     if settings.device in ('auto', 'cpu', gpu):
         device = settings.device if settings.device != 'auto' else gpu or 'cpu'
     else:
@@ -113,6 +146,10 @@ def choose_device(settings):
     why = 'asked for' if settings.device != 'auto' else 'the GPU' if gpu else f'no GPU; {torch.get_num_threads()} threads'
     dtype, reason = 'float32', 'exact, and as fast as anything here'
     if device == 'cuda':
+        local = int(os.environ.get('LOCAL_RANK', 0))
+        if local >= torch.cuda.device_count():
+            raise SystemExit(f'--nproc_per_node is more than the {torch.cuda.device_count()} GPUs of this machine')
+        torch.cuda.set_device(local)
         capability = torch.cuda.get_device_capability()
         dtype = 'bfloat16' if capability >= (8, 0) else 'float16'  # before Ampere bfloat16 is emulated
         reason = f'compute capability {capability[0]}.{capability[1]}'
@@ -148,12 +185,9 @@ def load_tokens(dataset, split, meta, block_size, device):
     A piece is a file of music or sound; a text is one piece. Both tensors are on the device if they fit into a quarter
     of its free memory, so that a batch is one gather there.
     """
-    path = Path('data') / dataset / f'{split}.bin'
-    tokens = np.fromfile(path, dtype=np.uint8 if meta['vocab_size'] <= 256 else np.uint16)
-    if len(tokens) != meta['splits'][split] or tokens.max() >= meta['vocab_size']:
-        raise SystemExit(f'{path} is not what meta.json says it is: prepare {dataset} again')
+    tokens = read_tokens(dataset, split, meta)
     if len(tokens) <= block_size:
-        raise SystemExit(f'{path} holds {len(tokens)} tokens, fewer than one window of block_size={block_size} + 1: '
+        raise SystemExit(f'data/{dataset}/{split}.bin holds {len(tokens)} tokens, fewer than one window of block_size={block_size} + 1: '
                          f'give it more data, or train with --block_size={max(2, len(tokens) // 4)}')
     tokens = torch.from_numpy(tokens if meta['vocab_size'] <= 256 else tokens.astype(np.int32))
     ends = torch.tensor(meta.get('pieces', {}).get(split, [len(tokens)])).cumsum(0)
@@ -215,10 +249,74 @@ def new_run(settings):
         name = f'{settings.dataset}-{settings.wavelet}-{number}'
     folder = Path('out') / name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True)  # fails if another run has just made it: two never share a folder
     except OSError as error:
         raise SystemExit(f'could not make the folder {folder}: {error.strerror}')
     return folder
+
+
+def resumed(settings):
+    """The checkpoint that --resume goes on from, its model, and its settings with those changed that may change."""
+    path = settings.run_to_resume()
+    checkpoint, model = load(path)
+    try:
+        kept = Settings(**checkpoint['settings'])
+        for field in fields(kept):
+            if not isinstance(getattr(kept, field.name), (field.type, int, type(field.default))):
+                raise TypeError(f'{field.name}={getattr(kept, field.name)!r}')
+        changed = [name for name in settings.given if getattr(settings, name) != getattr(kept, name)]
+        problems = [f'--{name}={getattr(settings, name)} contradicts {path}, which has {getattr(kept, name)}: only '
+                    f'{", ".join(kept.MAY_CHANGE[2:])} may change' for name in changed if name not in kept.MAY_CHANGE]
+        for name in changed:
+            setattr(kept, name, getattr(settings, name))
+        kept.run, kept.resume = path.parent.name, True
+        if not problems:
+            problems += kept.problems()
+        if not problems and asdict(model_config(kept, model.config.vocab_size)) != checkpoint['config']:
+            raise ValueError('its settings and its model contradict each other')
+    except Exception as error:  # a stranger may have written it
+        raise SystemExit(f'{path} cannot be resumed: {error}')
+    if problems:
+        raise SystemExit('\n  '.join(['nothing was done, because', *problems]))
+    return checkpoint, model, kept
+
+
+def restore(checkpoint, optimizer, scaler, order, max_steps):
+    """Put all that moves but the weights where it was at the checkpoint; returns step, rows and three running numbers."""
+    try:
+        optimizer.load_state_dict(dict(optimizer.state_dict(), state=checkpoint['optimizer']['state']))
+        for parameter, state in optimizer.state.items():
+            if not state['exp_avg'].shape == state['exp_avg_sq'].shape == parameter.shape or state['step'].numel() != 1:
+                raise ValueError('its optimizer belongs to another model')
+        if checkpoint['scaler'] and scaler.is_enabled():
+            scaler.load_state_dict({name: number + 0 for name, number in checkpoint['scaler'].items()})
+        order.set_state(checkpoint['order'])
+        torch.set_rng_state(checkpoint['rng'])
+        if checkpoint['cuda_rng'] is not None and torch.cuda.is_initialized():
+            torch.cuda.set_rng_state(checkpoint['cuda_rng'])
+        step, rows = checkpoint['step'], checkpoint['rows']
+        if not (all(list(row) == COLUMNS and all(type(number) in (int, float) for number in row.values()) for row in rows)
+                and type(step) is int and rows[-1]['step'] <= step <= max_steps):
+            raise ValueError('its log is damaged')
+        return step, rows, *(float(checkpoint[name]) for name in ('total_loss', 'best_loss', 'seconds'))
+    except Exception as error:  # a stranger may have written it
+        raise SystemExit(f'this checkpoint cannot be resumed: {str(error).splitlines()[0]}')
+
+
+@contextmanager
+def signals_noted():
+    """A list that takes note of Ctrl-C and SIGTERM, so that the step can be finished; a second one is obeyed at once."""
+    def note(number, frame):
+        noted.append(number)
+        signal.signal(number, before[number])
+    noted, before = [], {}
+    try:
+        for number in signal.SIGINT, signal.SIGTERM:
+            before[number] = signal.signal(number, note)
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def learning_rate_at(step, settings):
@@ -243,24 +341,36 @@ def draw_loss(folder, rows, vocab_size):
     axes.set(title=folder.name, xlabel='step', ylabel='loss (nats a token)', xlim=(0, None))
     axes.spines[['top', 'right']].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(folder / 'loss.png', dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120)
+    write_aside(folder / 'loss.png', picture.getvalue())
     plt.close(figure)
 
 
-def train(settings):
-    if settings.dataset == 'stdlib' and not Path('data/stdlib/meta.json').exists():
+def train(settings, noted=()):
+    """The trained model, what its tokens mean, its folder and its log. noted: stop and save when it is not empty."""
+    checkpoint, model = None, None
+    if settings.resume:
+        checkpoint, model, settings = resumed(settings)
+    device, dtype, compiled = choose_device(settings)
+    if WORLD > 1:
+        dist.init_process_group('cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo')
+    if settings.dataset == 'stdlib' and not Path('data/stdlib/meta.json').exists() and RANK == 0:
         print('data/stdlib is not there yet: preparing it, as python prepare_data.py does')
         prepare_stdlib()
-    with open(Path('data') / settings.dataset / 'meta.json', encoding='utf-8') as file:
-        meta = json.load(file)
-    device, dtype, compiled = choose_device(settings)
+    if WORLD > 1:
+        dist.barrier()  # until it is prepared
+    meta = read_meta(settings.dataset)
+    if checkpoint and checkpoint['meta'] != meta:
+        what = 'vocabulary' if checkpoint['meta'].get('characters') != meta.get('characters') else 'tokens'
+        raise SystemExit(f'data/{settings.dataset} has other {what} than the run was trained on: it cannot be resumed with them')
     T, B = settings.block_size, settings.batch_size
     train_data, val_data = (load_tokens(settings.dataset, split, meta, T, device) for split in ('train', 'val'))
 
     torch.manual_seed(settings.seed)
     torch.set_float32_matmul_precision('high')
     config = model_config(settings, meta['vocab_size'])
-    model = GPT(config).to(device)
+    model = (model or GPT(config)).to(device)
     count = sum(parameter.numel() for parameter in model.parameters())
     print(f'{settings.dataset}: {len(train_data[0]):,} tokens to train on; model: {count:,} parameters, wavelet {config.wavelet}')
     matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
@@ -273,43 +383,62 @@ def train(settings):
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     order = torch.Generator().manual_seed(settings.seed)  # the data's own: nothing else that is random moves it
 
-    def next_batch():
-        return windows(train_data, torch.randint(len(train_data[0]) - T, (B,), generator=order), T, device)
+    mine = slice(RANK * B // WORLD, (RANK + 1) * B // WORLD)  # of every batch, which all processes draw alike
+    some = windows(val_data, torch.zeros(B).long()[mine], T, device)
+    stepped = compile_or_not(model, some, autocast) if compiled else model
+    if WORLD > 1:
+        stepped = torch.nn.parallel.DistributedDataParallel(stepped, broadcast_buffers=False)  # averages the gradients
+    step, rows, total, best_loss, seconds = 0, [], 0.0, math.inf, 0.0
+    if checkpoint:
+        step, rows, total, best_loss, seconds = restore(checkpoint, optimizer, scaler, order, settings.max_steps)
+        print(f'going on with out/{settings.run} at step {step}')
+    if RANK > 0:
+        torch.manual_seed(settings.seed + 1000 * step + RANK)  # dropout: each process its own
+    folder = Path('out') / settings.run if checkpoint else new_run(settings) if RANK == 0 else None
+    total_loss = torch.tensor(total, device=device)  # summed where it arises: to read a GPU's number is to wait for it
+    clock = time.perf_counter() - seconds
 
-    stepped = compile_or_not(model, windows(val_data, torch.zeros(B).long(), T, device), autocast) if compiled else model
-    folder = new_run(settings)
-    rows, best_loss = [], math.inf
-    total_loss = torch.zeros((), device=device)  # summed where it arises: to read a GPU's number is to wait for it
-    begin = time.perf_counter()
-
-    for step in range(settings.max_steps + 1):
-        if step % settings.eval_interval == 0 or step == settings.max_steps:
-            if step == 0:
-                train_loss, steps, seconds = evaluate(model, train_data, settings, device, autocast), 0, 0.0
-            else:
-                steps = step - rows[-1]['step']
-                train_loss = total_loss.item() / steps
-                seconds = time.perf_counter() - clock  # of training alone
-            val_loss = evaluate(model, val_data, settings, device, autocast)
-            rows.append(dict(step=step, train_loss=train_loss, val_loss=val_loss,
-                             tokens_per_s=steps * B * T / seconds if steps else 0.0,
-                             seconds=seconds + (rows[-1]['seconds'] if rows else 0.0)))
-            report(rows, settings.max_steps, meta, time.perf_counter() - begin)
-            best_loss = min(best_loss, val_loss)
+    while True:
+        stop = torch.tensor(len(noted))
+        if WORLD > 1:
+            dist.all_reduce(stop)  # all stop at the same step; on the CPU, so that nothing waits for a GPU
+        due = (step % settings.eval_interval == 0 or step == settings.max_steps) and (not rows or step > rows[-1]['step'])
+        if due or stop:
+            if WORLD > 1:
+                dist.all_reduce(total_loss.div_(WORLD))
+            total, seconds = total_loss.item(), time.perf_counter() - clock  # of training alone
+            if due:
+                steps = step - rows[-1]['step'] if rows else 0
+                train_loss = total / steps if steps else evaluate(model, train_data, settings, device, autocast)
+                val_loss = evaluate(model, val_data, settings, device, autocast)
+                rows.append(dict(step=step, train_loss=train_loss, val_loss=val_loss,
+                                 tokens_per_s=steps * B * T / seconds if steps else 0.0,
+                                 seconds=rows[-1]['seconds'] + seconds if rows else 0.0))
+            if not math.isfinite(total + rows[-1]['val_loss']) or not all(p.isfinite().all() for p in model.parameters()):
+                raise SystemExit(f'the loss is no longer a number at step {step}, and nothing of that is saved: train again with a '
+                                 f'lower --learning_rate (this was {settings.learning_rate}) or --dtype=float32')
+            if due:
+                report(rows, settings.max_steps, meta)
+                best_loss, total, seconds = min(best_loss, val_loss), 0.0, 0.0
+                total_loss.zero_()
             checkpoint = dict(model=model.state_dict(), optimizer=optimizer.state_dict(), scaler=scaler.state_dict(),
-                              config=asdict(config), settings=asdict(settings), meta=meta, step=step, best_loss=best_loss,
-                              seconds=rows[-1]['seconds'], order=order.get_state(), rng=torch.get_rng_state(),
-                              cuda_rng=torch.cuda.get_rng_state_all() if device.type == 'cuda' else [])
-            save(folder, checkpoint, rows, best=val_loss == best_loss)
-            total_loss.zero_()
-            clock = time.perf_counter()
-        if step == settings.max_steps:
+                              config=asdict(config), settings=asdict(settings), meta=meta, step=step, rows=rows,
+                              best_loss=best_loss, total_loss=total, seconds=seconds, order=order.get_state(),
+                              rng=torch.get_rng_state(),
+                              cuda_rng=torch.cuda.get_rng_state() if device.type == 'cuda' else None)
+            if RANK == 0:
+                save(folder, checkpoint, best=due and val_loss == best_loss)
+            clock = time.perf_counter() - seconds
+        if stop or step == settings.max_steps:
             break
 
         for group in optimizer.param_groups:
             group['lr'] = learning_rate_at(step, settings)
+        idx, targets = windows(train_data, torch.randint(len(train_data[0]) - T, (B,), generator=order), T, device)
         with autocast:
-            loss = stepped(*next_batch())[1]
+            loss = stepped(idx[mine], targets[mine])[1]
+        if WORLD > 1:  # the mean of the processes' means, each weighted by its share of the targets that count
+            loss = loss * (targets[mine] >= 0).sum() / (targets >= 0).sum() * WORLD
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
@@ -317,41 +446,56 @@ def train(settings):
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
         total_loss += loss.detach()
+        step += 1
 
-    draw_loss(folder, rows, meta['vocab_size'])
+    if WORLD > 1:
+        dist.barrier()  # until the first has saved
+        dist.destroy_process_group()
+    if step < settings.max_steps:
+        start = ['python'] if WORLD == 1 else ['torchrun', f'--nproc_per_node={WORLD}']
+        raise SystemExit(f'\nstopped after step {step}, all of it saved; this goes on: '
+                         + shlex.join([*start, sys.argv[0], '--resume', f'--run={settings.run or folder.name}']))
+    if RANK == 0:
+        draw_loss(folder, rows, meta['vocab_size'])
     return model, meta, folder, rows
 
 
-def report(rows, max_steps, meta, elapsed):
+def report(rows, max_steps, meta):
     """One line of progress from the last row of the log."""
     row, guessing = rows[-1], math.log(meta['vocab_size'])
     if row['step'] == 0:
         print(f'step 0: loss {row["val_loss"]:.3f}; who guesses blindly has ln({meta["vocab_size"]}) = {guessing:.3f}', flush=True)
         return
-    left = round(elapsed * (max_steps - row['step']) / row['step'])
+    left = round(row['seconds'] * (max_steps - row['step']) / row['step'])
     print(f'step {row["step"]:>5}/{max_steps}  train {row["train_loss"]:.3f}  val {row["val_loss"]:.3f} '
           f'({in_unit(row["val_loss"], meta["modality"])})  {row["tokens_per_s"]:>7,.0f} tokens/s  '
           f'{left // 60}:{left % 60:02} left', flush=True)
 
 
-def save(folder, checkpoint, rows, best):
-    """log.csv, last.pt and, where this is the best so far, best.pt."""
+def save(folder, checkpoint, best):
+    """log.csv, best.pt where this is the best so far, and last.pt; last, so that it is never ahead of the others."""
     log = io.StringIO()
-    writer = csv.DictWriter(log, rows[0].keys(), lineterminator='\n')
+    writer = csv.DictWriter(log, COLUMNS, lineterminator='\n')
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(checkpoint['rows'])
     write_aside(folder / 'log.csv', log.getvalue().encode())
     file = io.BytesIO()
     torch.save(checkpoint, file)
-    for name in ('last.pt', 'best.pt') if best else ('last.pt',):
+    for name in ('best.pt', 'last.pt') if best else ('last.pt',):
         write_aside(folder / name, file.getbuffer())
 
 
 def main(settings):
     try:
-        model, meta, folder, rows = train(settings)
-    except KeyboardInterrupt:
-        raise SystemExit('\nstopped; what out/ holds is the state at the last line above')
+        with signals_noted() as noted:
+            model, meta, folder, rows = train(settings, noted)
+    except (RuntimeError, MemoryError) as error:
+        if not re.search("out of memory|can't allocate|^$", str(error)):
+            raise
+        raise SystemExit(f'the memory is not enough: lower --batch_size (this was {settings.batch_size}) first, then '
+                         f'--block_size ({settings.block_size}), --n_embd ({settings.n_embd}) or --n_layer ({settings.n_layer})')
+    if RANK > 0:
+        return
     if meta['modality'] == 'text':
         model.eval()
         characters = meta['characters']
@@ -363,4 +507,7 @@ def main(settings):
 
 
 if __name__ == '__main__':
-    main(settings)
+    try:
+        main(settings)
+    except KeyboardInterrupt:  # a second one, or one before or after the training
+        raise SystemExit('\nstopped at once; what out/ holds is the state of the last line above')
