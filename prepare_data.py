@@ -30,6 +30,7 @@ import sysconfig
 import time
 import urllib.request
 import zipfile
+import zlib
 from collections import defaultdict, deque
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -51,7 +52,7 @@ class Settings:
         asked = [option for option in ('dataset', 'input', 'midi', 'wav') if getattr(self, option)]
         if len(asked) > 1:
             yield f'{" and ".join(asked)} are given, and one run prepares one data set: choose one'
-        if self.dataset not in ('', *DATASETS):
+        if self.dataset not in ('', *DATASETS):  # which stand at the end of this file
             yield f'{self.dataset!r} is not a data set I know: {", ".join(DATASETS)}{near_miss(self.dataset, DATASETS)}'
         if self.alphabet not in ('all', 'text8'):
             yield f'--alphabet={self.alphabet} is not one of all, text8'
@@ -70,10 +71,10 @@ class Settings:
                 yield f'--input: there is no file {file}'
         for folder in (self.midi, self.wav):
             if folder and not os.path.isdir(folder):
-                yield f'there is no folder {folder}'
+                yield f'{folder} is not a folder'
 
 
-FOLDER_NAME = r'[\w-][\w.-]{0,59}'
+FOLDER_NAME = r'\w[\w.-]{0,59}'
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -103,6 +104,8 @@ def read_settings(cls, description, argv=None, positional=None):
     given, unknown = parser.parse_known_args(argv)
     types = {field.name: field.type for field in fields(cls)}
     problems = [f'{word} is not a setting' + near_miss(word.lstrip('-').split('=')[0], types) for word in unknown]
+    said = [word.split('=')[0] for word in (sys.argv[1:] if argv is None else argv)]
+    problems += [f'--{name} is given {said.count(f"--{name}")} times: give it once' for name in types if said.count(f'--{name}') > 1]
     values = {}
     for name, word in vars(given).items():
         try:
@@ -142,14 +145,21 @@ def write_aside(path, data):
         raise SystemExit(f'could not write {path}: {error.strerror}')
 
 
+def make_folder(path):
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f'could not make the folder {path}: {error.strerror}')
+    return path
+
+
 def write_dataset(name, splits, meta):
     """Write data/<name>/<split>.bin for every split (an array of token ids) and, last, meta.json."""
-    folder = Path('data') / name
+    folder = make_folder(Path('data') / name)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / 'meta.json').unlink(missing_ok=True)  # while the .bin files change there is no data set
     except OSError as error:
-        raise SystemExit(f'could not make the folder {folder}: {error.strerror}')
+        raise SystemExit(f'could not write into {folder}: {error.strerror}')
     dtype = np.uint8 if meta['vocab_size'] <= 256 else np.uint16
     splits = {split: tokens.astype(dtype) for split, tokens in splits.items()}
     for split, tokens in splits.items():
@@ -224,22 +234,22 @@ def download(url, path, size=None, sha256=None):
         print(f'{path} is not the file it should be (wrong size or sha256): downloading it again')
     by_hand = f'Download {url} by hand and put it at {path}'
     part = path.with_name(path.name + '.part')
-    part.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     reason = 'too many broken connections'
     for attempt in range(5):
-        have = part.stat().st_size if part.exists() else 0
+        have = part.stat().st_size if size and part.exists() else 0  # what cannot be checked is not continued
         try:
             if size is None or have < size:
                 request = urllib.request.Request(url, headers={'Range': f'bytes={have}-'} if have else {})
                 with urllib.request.urlopen(request, timeout=30) as response:
                     if response.status != 206:  # the server sends everything, whatever was asked for
                         have = 0
-                    total = size or have + int(response.headers.get('Content-Length', 0))
+                    total = size or int(response.headers.get('Content-Length', 0))  # 0: nobody knows
                     with open(part, 'ab' if have else 'wb') as file:
-                        while have <= total and (block := response.read(1 << 18)):
+                        while (not size or have <= size) and (block := response.read(1 << 18)):  # <=: too long shows
                             file.write(block)
                             have += len(block)
-                            print(f'\r{path.name}: {have / 1e6:.1f} of {total / 1e6:.1f} MB', end='', flush=True)
+                            print(f'\r{path.name}: {have / 1e6:.1f} of {total / 1e6 or math.nan:.1f} MB', end='', flush=True)
                 print()
                 if have < total:
                     reason = f'the connection broke after {have:,} of {total:,} bytes'
@@ -256,6 +266,16 @@ def download(url, path, size=None, sha256=None):
         reason = f'what arrived has not the size {size:,} and the sha256 {sha256}'
         part.unlink()  # nothing in it can be trusted: once more from the start
     raise SystemExit(f'could not get {url}: {reason}. {by_hand}, then run this again.')
+
+
+@contextlib.contextmanager
+def opened(archive):
+    """The zip file, of which members are only ever read into memory: nothing is unpacked, so no name can lead anywhere."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            yield file
+    except (zipfile.BadZipFile, zlib.error, KeyError) as error:
+        raise SystemExit(f'{archive} is damaged ({error}): delete it, and run this again')
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -283,8 +303,9 @@ def decode_text(tokens, characters):
 
 def text8_alphabet(text):
     """Any English text as text8 has it: a-z and single spaces, digits spelled out, all else a space."""
-    names = 'zero one two three four five six seven eight nine'.split()
-    text = re.sub('[0-9]', lambda digit: f' {names[int(digit[0])]} ', text.lower())
+    text = text.lower()
+    for digit, word in enumerate('zero one two three four five six seven eight nine'.split()):
+        text = text.replace(str(digit), f' {word} ')
     return re.sub('[^a-z]+', ' ', text)
 
 
@@ -328,7 +349,7 @@ def prepare_text8():
     """The first 100 million characters of a cleaned English Wikipedia, the usual benchmark of character models."""
     archive = Path('data/text8/text8.zip')
     download(**TEXT8, path=archive)
-    with zipfile.ZipFile(archive) as file:
+    with opened(archive) as file:
         text = file.read('text8').decode('ascii')
     write_dataset('text8', split_90_5_5(encode_text(text, TEXT8_CHARACTERS)), text_meta(text, TEXT8_CHARACTERS, TEXT8['url']))
 
@@ -347,6 +368,8 @@ def prepare_input(files, name, alphabet):
     characters = TEXT8_CHARACTERS if alphabet == 'text8' else ''.join(sorted(set(text)))
     if len(text) < 1000:
         raise SystemExit(f'{", ".join(files)}: {len(text)} characters are too few to train on; give at least 1,000')
+    if len(set(text)) < 2:
+        raise SystemExit(f'{", ".join(files)}: {text[0]!r} is its only character, and there is nothing to learn from that')
     if len(characters) > 65536:
         raise SystemExit(f'{len(characters):,} different characters do not fit into 16 bits; try --alphabet=text8')
     write_dataset(name, split_90_5_5(encode_text(text, characters)),
@@ -391,7 +414,7 @@ def track_events(track):
                 raise ValueError(f'{status:02X} {first:02X} {second:02X} is no MIDI message: the file is damaged')
             events.append((tick, status, first, second))
             at += size
-    return events + [(tick, 0, 0, 0)]
+    return events + [(tick, 0, 0, 0)]  # which only says how long the track is
 
 
 def read_midi(data):
@@ -421,7 +444,9 @@ def read_midi(data):
         except IndexError:
             raise ValueError(f'this MIDI file is cut short: {tracks} of its tracks are not complete') from None
     events.sort(key=lambda event: event[0])         # stable: within a tick, the order of the file
-    # clock / rate is the time in seconds; as an integer the clock does not drift, however often the tempo changes
+    # clock / rate is the time in seconds; as an integer (ticks * microseconds a quarter note, or ticks alone) the clock does
+    # not drift, however often the tempo changes. Notes wait for their end in pressed: key down, by channel and pitch;
+    # ringing: key up but pedal down, by channel; struck: begun since the last onset of that pitch, which ends them.
     notes, clock, last_tick, tempo = [], 0, 0, 1 if smpte else 500_000
     pressed, struck, ringing, pedal = defaultdict(deque), defaultdict(list), defaultdict(list), defaultdict(bool)
     for tick, status, value, velocity in events:
@@ -596,42 +621,61 @@ def mu_law_encode(samples):
 # Music and sound: many pieces
 
 
-def write_pieces(name, pieces, encode, meta):
-    """Write the data set that pieces, (split, file name, bytes) each, become when encode has made tokens of the bytes.
+def encoded(files, encode):
+    """(key, tokens) of every (key, name, bytes) of files, when encode has made tokens of the bytes; one at a time.
 
-    A file that cannot be read (ValueError) is named and left out. The pieces of a split stand one behind the other, and
-    meta.json lists their lengths, so that train.py never lets a window run from one into the next: no music is glued
-    together that never was. No file is in two splits, since each is in one piece.
+    A file that cannot be read (ValueError) is named and left out, the rest goes on.
     """
-    tokens = dict(train=[], val=[], test=[])
-    for n, (split, file, data) in enumerate(pieces, 1):
+    for n, (key, name, data) in enumerate(files, 1):
         try:
-            tokens[split].append(encode(data))
-            if len(tokens[split][-1]) < 2:
-                raise ValueError(f'it holds {len(tokens[split].pop())} tokens, and it takes 2 to predict one')
+            tokens = encode(data)
+            if len(tokens) < 2:
+                raise ValueError(f'it holds {len(tokens)} tokens, and it takes 2 to predict one')
+            yield key, tokens
         except ValueError as problem:
-            print(f'\r{file} is left out: {problem}')
+            print(f'\r{ascii(name)} is left out: {problem}')
         print(f'\r{n} files', end='', flush=True)
     print()
-    if not tokens['train'] or not tokens['val']:
-        raise SystemExit(f'{name}: {len(tokens["train"])} files for training and {len(tokens["val"])} for validation could be '
-                         'read, and it takes one of each; nothing was written')
-    lengths = {split: [len(piece) for piece in tokens[split]] for split in tokens}
-    splits = {split: np.concatenate(tokens[split]) if tokens[split] else np.zeros(0, np.uint8) for split in tokens}
+
+
+def write_pieces(name, pieces, meta):
+    """Write the data set of pieces, (split, tokens) each.
+
+    The pieces of a split stand one behind the other, and meta.json lists their lengths, so that train.py never lets a
+    window run from one into the next: no music is glued together that never was. Nor is a file in two splits, since a
+    piece is a file.
+    """
+    of = dict(train=[], val=[], test=[])
+    for split, tokens in pieces:
+        of[split].append(tokens)
+    if not of['train'] or not of['val']:
+        raise SystemExit(f'{name}: {len(of["train"])} files for training and {len(of["val"])} for validation could be read, and '
+                         'it takes one of each; nothing was written')
+    lengths = {split: [len(tokens) for tokens in of[split]] for split in of}
+    splits = {split: np.concatenate(of[split]) if of[split] else np.zeros(0, np.uint8) for split in of}
     write_dataset(name, splits, dict(meta, pieces=lengths))
 
 
-def files_of(folder, suffixes):
-    """(split, file name, bytes) of every file in folder with one of the suffixes; by the hash of its name 80/10/10."""
+def write_folder(name, folder, suffixes, encode, meta):
+    """Write the data set of the files in folder that end in one of suffixes, split 80/10/10 by the hash of their names."""
     folder = Path(folder)
-    files = [file for file in folder.rglob('*') if file.suffix.lower() in suffixes and file.is_file()]
-    if len(files) < 3:
-        raise SystemExit(f'{folder} holds {len(files)} files that end in {" or ".join(suffixes)}, and the data set is split by '
-                         'file: it takes 3 at least, one each for training, validation and test')
-    files.sort(key=lambda file: hashlib.sha256(file.relative_to(folder).as_posix().encode()).digest())
-    held_out = max(1, round(len(files) / 10))
-    for n, file in enumerate(files):
-        yield 'val' if n < held_out else 'test' if n < 2 * held_out else 'train', file.name, file.read_bytes()
+
+    def files():
+        for file in folder.rglob('*'):
+            if file.suffix.lower() in suffixes and file.is_file():
+                place = file.relative_to(folder).as_posix()
+                try:
+                    yield hashlib.sha256(os.fsencode(place)).digest(), place, file.read_bytes()
+                except OSError as error:
+                    print(f'\r{ascii(place)} is left out: {error.strerror}')
+
+    pieces = sorted(encoded(files(), encode), key=lambda piece: piece[0])
+    if len(pieces) < 3:
+        raise SystemExit(f'{folder} holds {len(pieces)} readable files that end in {" or ".join(suffixes)}, and the data set is '
+                         'split by file: it takes 3, one each for training, validation and test; nothing was written')
+    held_out = max(1, round(len(pieces) / 10))
+    splits = ['val'] * held_out + ['test'] * held_out + ['train'] * (len(pieces) - 2 * held_out)
+    write_pieces(name, zip(splits, (tokens for _, tokens in pieces)), meta)
 
 
 MUSIC = dict(modality='music', vocab_size=388, encoding='note_on 0-127, note_off 128-255, shift of 1-100 steps of 10 ms '
@@ -648,17 +692,16 @@ def prepare_maestro():
     """1,276 piano performances with their pedal, split as their own CSV says (CC BY-NC-SA 4.0)."""
     archive = Path('data/maestro/maestro-v3.0.0-midi.zip')
     download(**MAESTRO, path=archive)
-    with zipfile.ZipFile(archive) as file:
+    with opened(archive) as file:
         table = csv.DictReader(io.StringIO(file.read('maestro-v3.0.0/maestro-v3.0.0.csv').decode('utf-8')))
-        # Members are read into memory by the names in the table: nothing is unpacked, so no name can lead anywhere.
         pieces = ((row['split'].replace('validation', 'val'), row['midi_filename'],
                    file.read('maestro-v3.0.0/' + row['midi_filename'])) for row in table)
-        write_pieces('maestro', pieces, music_tokens, dict(MUSIC, source=MAESTRO['url'], sha256=MAESTRO['sha256']))
+        write_pieces('maestro', encoded(pieces, music_tokens), dict(MUSIC, source=MAESTRO['url'], sha256=MAESTRO['sha256']))
 
 
 def prepare_midi(folder, name):
     """The MIDI files of a folder; what is on channel 10 is percussion, no pitches, and left out."""
-    write_pieces(name, files_of(folder, ('.mid', '.midi')), music_tokens,
+    write_folder(name, folder, ('.mid', '.midi'), music_tokens,
                  dict(MUSIC, source=f'the MIDI files of {Path(folder).resolve().name}'))
 
 
@@ -676,17 +719,21 @@ def prepare_youtubemix():
     """241 minutes of piano at 16 kHz, split by file as SaShiMi does: 0-211, 212-225, 226-240."""
     archive = Path('data/youtubemix/youtube_mix.zip')
     download(**YOUTUBEMIX, path=archive)
-    with zipfile.ZipFile(archive) as file:
+    with opened(archive) as file:
         members = {int(found[1]): member for member in file.namelist()
                    if (found := re.fullmatch(r'youtube_mix/out(\d{3})\.wav', member))}
+        if set(members) != set(range(241)):
+            raise SystemExit(f'{archive} holds {len(members)} of the 241 clips out000.wav .. out240.wav: delete it, and run '
+                             'this again')
         pieces = (('train' if n < 212 else 'val' if n < 226 else 'test', members[n], file.read(members[n]))
                   for n in sorted(members))
-        write_pieces('youtubemix', pieces, audio_tokens, dict(AUDIO, source=YOUTUBEMIX['url'], sha256=sha256_of(archive)))
+        write_pieces('youtubemix', encoded(pieces, audio_tokens),
+                     dict(AUDIO, source=YOUTUBEMIX['url'], sha256=sha256_of(archive)))
 
 
 def prepare_wav(folder, name):
     """The WAV files of a folder, at 16 kHz."""
-    write_pieces(name, files_of(folder, ('.wav',)), audio_tokens,
+    write_folder(name, folder, ('.wav',), audio_tokens,
                  dict(AUDIO, source=f'the WAV files of {Path(folder).resolve().name}'))
 
 
@@ -709,4 +756,7 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit('\nstopped; what is half done does not count as a data set')

@@ -294,23 +294,27 @@ def main(settings):
     torch.manual_seed(settings.seed)
     count = settings.num_tokens or dict(text=500, music=1000, audio=16000)[meta['modality']]
     idx = torch.tensor([tokens], device=settings.device)  # (1, T0)
-    prompted = len(tokens) if settings.prompt or not text else 0
-    begin = time.perf_counter()
-    for n, token in enumerate(model.stream(idx, count, settings.temperature, settings.top_k), 1):
-        tokens.append(token.item())
-        if text:
-            print(decode_text(tokens[-1:], meta['characters']), end='', flush=True)
-        elif n % 100 == 0:
-            left = (time.perf_counter() - begin) / n * (count - n)
-            print(f'\r{n} of {count} tokens, {left:.0f} s left ', end='', file=sys.stderr, flush=True)
+    first = 0 if settings.prompt or not text else 1  # a prompt that was not given is not part of the text
+    begin, n = time.perf_counter(), 0
+    try:
+        for n, token in enumerate(model.stream(idx, count, settings.temperature, settings.top_k), 1):
+            tokens.append(token.item())
+            if text:
+                print(decode_text(tokens[-1:], meta['characters']), end='', flush=True)
+            elif n % 100 == 0:
+                left = (time.perf_counter() - begin) / n * (count - n)
+                print(f'\r{n} of {count} tokens, {left:.0f} s left ', end='', file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print(f'\nstopped after {n} tokens', file=sys.stderr)
     print()
-    print(f'{count / (time.perf_counter() - begin):,.0f} tokens/s', file=sys.stderr)
+    print(f'{n / (time.perf_counter() - begin):,.0f} tokens/s', file=sys.stderr)
     if path:
         try:
-            write_result(path, tokens, meta)
+            write_result(path, tokens[first:], meta)
         except OSError as error:
             raise SystemExit(f'could not write {path} and its picture: {error.strerror}')
         print(f'written to {path}', file=sys.stderr)
+
 
 
 if __name__ == '__main__':
@@ -318,3 +322,5 @@ if __name__ == '__main__':
         main(settings)
     except KeyboardInterrupt:
         raise SystemExit('\nstopped')
+    except BrokenPipeError:  # the reader of what is printed, head or less, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -33,7 +33,7 @@ RANK, WORLD = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1
 @dataclass
 class Settings:
     dataset: str = 'stdlib'  # a folder under data/, made by prepare_data.py
-    wavelet: str = 'on'  # on: the paper's causal Haar averages between the blocks; off: the plain GPT
+    wavelet: str = 'on'  # on: the paper's causal Haar averages between the blocks; learnable, ema: variants; off: plain GPT
     wavelet_fraction: float = 0.5  # of the embedding coordinates, averaged
     wavelet_min_level: int = 1  # the shortest average is over 2^1 steps
     wavelet_max_level: int = None  # the longest is over 2^this steps; as long as fits if left open
@@ -50,7 +50,7 @@ class Settings:
     bias: bool = False  # on: biases in the linear layers and LayerNorms, as GPT-2 has
     learning_rate: float = 1e-3  # the highest; reached after the warm-up, a tenth of it left at the end (cosine)
     warmup_steps: int = 100  # at most; a sixth of a run that is shorter than 600 steps
-    weight_decay: float = 0.1  # of matrices only, not of biases and LayerNorms
+    weight_decay: float = 0.1  # of matrices only, not of biases, LayerNorms and learnable kernels
     grad_clip: float = 1.0  # longest gradient, all parameters together
     seed: int = 1337  # of the weights and of the order of the data
     run: str = ''  # where it goes, out/<run>/; <dataset>-<wavelet> if left open, numbered when that is taken
@@ -373,10 +373,10 @@ def train(settings, noted=()):
     model = (model or GPT(config)).to(device)
     count = sum(parameter.numel() for parameter in model.parameters())
     print(f'{settings.dataset}: {len(train_data[0]):,} tokens to train on; model: {count:,} parameters, wavelet {config.wavelet}')
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
-    vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() == 2]
+    others = [parameter for parameter in model.parameters() if parameter.dim() != 2]
     optimizer = torch.optim.AdamW([dict(params=matrices, weight_decay=settings.weight_decay),
-                                   dict(params=vectors, weight_decay=0.0)],
+                                   dict(params=others, weight_decay=0.0)],
                                   lr=settings.learning_rate, betas=(0.9, 0.99), fused=device.type != 'mps')
     autocast = nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
     # float16 cannot hold small gradients: the scaler multiplies the loss, and divides the gradients again.
@@ -498,6 +498,8 @@ def main(settings):
         return
     if meta['modality'] == 'text':
         model.eval()
+        if hasattr(sys.stdout, 'reconfigure'):
+            sys.stdout.reconfigure(encoding='utf-8')  # whatever the console thinks it is
         characters = meta['characters']
         prompt = torch.tensor([[max(0, characters.find('\n'))]], device=next(model.parameters()).device)
         print('a sample:', '-' * 60, decode_text(model.generate(prompt, 300, temperature=0.8)[0].tolist(), characters),

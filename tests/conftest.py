@@ -23,7 +23,7 @@ def here(tmp_path, monkeypatch):
 
 class Server(ThreadingHTTPServer):
     """Serves self.content, and misbehaves as told: drops the connection after drop_after bytes, once a request."""
-    content, drop_after, ranges, requests = b'', None, True, 0
+    content, drop_after, ranges, lengths, requests = b'', None, True, True, 0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -34,7 +34,8 @@ class Handler(BaseHTTPRequestHandler):
         start = int(begin[1]) if begin and server.ranges else 0
         body = server.content[start:]
         self.send_response(206 if start else 200)
-        self.send_header('Content-Length', str(len(body)))
+        if server.lengths:
+            self.send_header('Content-Length', str(len(body)))
         self.end_headers()
         self.wfile.write(body[:server.drop_after])
 

@@ -92,6 +92,12 @@ def test_too_little_text_is_refused(here):
         prepare_data.main(['--input', 'a.txt', '--name=a'])
 
 
+def test_a_text_of_one_character_is_refused(here):
+    (here / 'a.txt').write_text('a' * 2000)
+    with pytest.raises(SystemExit, match="'a' is its only character"):
+        prepare_data.main(['--input', 'a.txt', '--name=a'])
+
+
 def test_a_disk_that_fails_leaves_no_half_file_and_no_meta(here, monkeypatch):
     (here / 'a.txt').write_text('abc' * 999)
     prepare_data.main(['--input', 'a.txt', '--name=a'])
@@ -111,6 +117,7 @@ def test_a_disk_that_fails_leaves_no_half_file_and_no_meta(here, monkeypatch):
     (['--nam=a', '--alphabt=text8'], ['did you mean name', 'did you mean alphabet']),
     (['text8', '--input', __file__, '--name=text8'], ['choose one', 'taken']),
     (['--name'], ['--name needs a value']),
+    (['--input', __file__, '--name=a', '--input', __file__], ['--input is given 2 times']),
 ])
 def test_every_mistake_on_the_command_line_is_named_in_one_message(here, words, named):
     with pytest.raises(SystemExit) as error:
