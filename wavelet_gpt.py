@@ -137,7 +137,8 @@ class _ShiftedAdds(torch.autograd.Function):
                     early += late.clone()  # cloned, since the views overlap and each must see the other's old values
                 else:
                     late += early.clone()
-        return a.to(x.dtype)
+        # Not to() where it would change nothing: torch.compile of 2.11 loses the gradient behind such a to().
+        return a if a.dtype == x.dtype else a.to(x.dtype)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -213,7 +214,7 @@ class GPTConfig:
                     if not 1 <= getattr(self, name) <= 1_000_000]
         sound = not problems
         if sound and self.n_embd % self.n_head:
-            problems.append(f'n_embd={self.n_embd} must be a multiple of n_head={self.n_head}: each head gets an equal share')
+            problems.append(f'n_embd={self.n_embd} must be a multiple of n_head={self.n_head}: the heads share it equally')
         if not 0 <= self.dropout < 1:
             problems.append(f'dropout={self.dropout} must be at least 0 and less than 1')
         if self.wavelet not in ('on', 'off', 'learnable', 'ema'):

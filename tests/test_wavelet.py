@@ -191,11 +191,13 @@ def test_autocast_changes_nothing():
     assert causal_haar(x, k).dtype == torch.float32
 
 
-def test_torch_compile_gives_the_same_values_and_gradients():
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_torch_compile_gives_the_same_values_and_gradients(dtype):
     k = kernel_sizes(8, 16)
     levels = haar_levels(k.tolist())
+    torch.compiler.reset()
     compiled = torch.compile(lambda x: causal_haar(x, k, levels), backend='aot_eager', fullgraph=True)
-    x = torch.randn(2, 16, 8)
+    x = torch.randn(2, 16, 8).to(dtype)
     results = []
     for function in (compiled, lambda x: causal_haar(x, k)):
         leaf = x.clone().requires_grad_()
