@@ -226,8 +226,9 @@ def load(path):
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
         config, meta = checkpoint['config'], checkpoint['meta']
         check_meta(meta)
-        checkpoint['step'] + 0  # a number
         V, T, C = config['vocab_size'], config['block_size'], config['n_embd']
+        if type(checkpoint['step']) is not int:
+            raise ValueError('its step is not a number')
         if V != meta['vocab_size'] or 4 * C * (V + T + 12 * C * config['n_layer']) > path.stat().st_size:  # 4 bytes each
             raise ValueError('its config describes another model than it holds')
         model = GPT(GPTConfig(**config))

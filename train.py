@@ -80,14 +80,12 @@ class Settings:
                 yield f'--{name}={getattr(self, name)} is not one of {", ".join(choices)}'
         for name, least in dict(n_layer=1, n_head=1, n_embd=1, block_size=1, batch_size=1, max_steps=1, eval_interval=1,
                                 eval_windows=1, warmup_steps=0, weight_decay=0, seed=0).items():
-            most = 10 ** 5 if name in ('n_layer', 'n_head', 'n_embd') else 10 ** 9
+            most = 10 ** 5 if name in ('n_layer', 'n_head', 'n_embd', 'batch_size') else 10 ** 9
             if not least <= getattr(self, name) <= most:
                 yield f'--{name}={getattr(self, name)} must be at least {least} and at most {most}'
         for name in 'learning_rate', 'grad_clip':
             if not 0 < getattr(self, name) < math.inf:
                 yield f'--{name}={getattr(self, name)} must be more than 0'
-        if self.batch_size % WORLD:
-            yield f'--batch_size={self.batch_size} must be a multiple of the {WORLD} processes that share it'
         if self.run and not re.fullmatch(FOLDER_NAME, self.run):
             yield f'--run={self.run} becomes a folder in out/: use at most 60 letters, digits, _, - and .'
         elif self.resume and not self.run_to_resume():
@@ -308,11 +306,11 @@ def signals_noted():
     """A list that takes note of Ctrl-C and SIGTERM, so that the step can be finished; a second one is obeyed at once."""
     def note(number, frame):
         noted.append(number)
-        signal.signal(number, before[number])
-    noted, before = [], {}
+        if WORLD == 1:  # torchrun repeats it by itself
+            signal.signal(number, before[number])
+    noted = []
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for number in signal.SIGINT, signal.SIGTERM:
-            before[number] = signal.signal(number, note)
         yield noted
     finally:
         for number, handler in before.items():
@@ -352,6 +350,8 @@ def train(settings, noted=()):
     checkpoint, model = None, None
     if settings.resume:
         checkpoint, model, settings = resumed(settings)
+    if settings.batch_size % WORLD:
+        raise SystemExit(f'--batch_size={settings.batch_size} must be a multiple of the {WORLD} processes that share it')
     device, dtype, compiled = choose_device(settings)
     if WORLD > 1:
         dist.init_process_group('cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo')
@@ -362,8 +362,8 @@ def train(settings, noted=()):
         dist.barrier()  # until it is prepared
     meta = read_meta(settings.dataset)
     if checkpoint and checkpoint['meta'] != meta:
-        what = 'vocabulary' if checkpoint['meta'].get('characters') != meta.get('characters') else 'tokens'
-        raise SystemExit(f'data/{settings.dataset} has other {what} than the run was trained on: it cannot be resumed with them')
+        what = 'another vocabulary' if checkpoint['meta'].get('characters') != meta.get('characters') else 'other tokens'
+        raise SystemExit(f'data/{settings.dataset} has {what} than out/{settings.run} was trained on')
     T, B = settings.block_size, settings.batch_size
     train_data, val_data = (load_tokens(settings.dataset, split, meta, T, device) for split in ('train', 'val'))
 
@@ -387,7 +387,7 @@ def train(settings, noted=()):
     some = windows(val_data, torch.zeros(B).long()[mine], T, device)
     stepped = compile_or_not(model, some, autocast) if compiled else model
     if WORLD > 1:
-        stepped = torch.nn.parallel.DistributedDataParallel(stepped, broadcast_buffers=False)  # averages the gradients
+        stepped = torch.nn.parallel.DistributedDataParallel(stepped)  # averages the gradients
     step, rows, total, best_loss, seconds = 0, [], 0.0, math.inf, 0.0
     if checkpoint:
         step, rows, total, best_loss, seconds = restore(checkpoint, optimizer, scaler, order, settings.max_steps)
@@ -451,12 +451,13 @@ def train(settings, noted=()):
     if WORLD > 1:
         dist.barrier()  # until the first has saved
         dist.destroy_process_group()
+    if RANK > 0:
+        raise SystemExit  # the first does what is left
     if step < settings.max_steps:
-        start = ['python'] if WORLD == 1 else ['torchrun', f'--nproc_per_node={WORLD}']
+        start = ['python'] if WORLD == 1 else ['torchrun', f'--nproc_per_node={WORLD}', '--']
         raise SystemExit(f'\nstopped after step {step}, all of it saved; this goes on: '
-                         + shlex.join([*start, sys.argv[0], '--resume', f'--run={settings.run or folder.name}']))
-    if RANK == 0:
-        draw_loss(folder, rows, meta['vocab_size'])
+                         + shlex.join([*start, sys.argv[0], '--resume', f'--run={folder.name}']))
+    draw_loss(folder, rows, meta['vocab_size'])
     return model, meta, folder, rows
 
 
@@ -494,8 +495,6 @@ def main(settings):
             raise
         raise SystemExit(f'the memory is not enough: lower --batch_size (this was {settings.batch_size}) first, then '
                          f'--block_size ({settings.block_size}), --n_embd ({settings.n_embd}) or --n_layer ({settings.n_layer})')
-    if RANK > 0:
-        return
     if meta['modality'] == 'text':
         model.eval()
         if hasattr(sys.stdout, 'reconfigure'):
