@@ -78,11 +78,10 @@ class Settings:
                                   dtype=('auto', 'float32', 'bfloat16', 'float16')).items():
             if getattr(self, name) not in choices:
                 yield f'--{name}={getattr(self, name)} is not one of {", ".join(choices)}'
-        for name, least in dict(n_layer=1, n_head=1, n_embd=1, block_size=1, batch_size=1, max_steps=1, eval_interval=1,
-                                eval_windows=1, warmup_steps=0, weight_decay=0, seed=0).items():
-            most = 10 ** 5 if name in ('n_layer', 'n_head', 'n_embd', 'batch_size') else 10 ** 9
-            if not least <= getattr(self, name) <= most:
-                yield f'--{name}={getattr(self, name)} must be at least {least} and at most {most}'
+        for name, least in dict(batch_size=1, max_steps=1, eval_interval=1, eval_windows=1, warmup_steps=0, weight_decay=0,
+                                seed=0).items():
+            if not least <= getattr(self, name) <= 10 ** 9:
+                yield f'--{name}={getattr(self, name)} must be at least {least} and at most 10^9'
         for name in 'learning_rate', 'grad_clip':
             if not 0 < getattr(self, name) < math.inf:
                 yield f'--{name}={getattr(self, name)} must be more than 0'
@@ -293,10 +292,12 @@ def restore(checkpoint, optimizer, scaler, order, max_steps):
         if checkpoint['cuda_rng'] is not None and torch.cuda.is_initialized():
             torch.cuda.set_rng_state(checkpoint['cuda_rng'])
         step, rows = checkpoint['step'], checkpoint['rows']
-        if not (all(list(row) == COLUMNS and all(type(number) in (int, float) for number in row.values()) for row in rows)
-                and type(step) is int and rows[-1]['step'] <= step <= max_steps):
+        running = [float(checkpoint[name]) for name in ('total_loss', 'best_loss', 'seconds')]
+        numbers = [step, running[2], *(number for row in rows for number in row.values())]
+        if not (all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+                and all(list(row) == COLUMNS for row in rows) and rows[-1]['step'] <= step <= max_steps):
             raise ValueError('its log is damaged')
-        return step, rows, *(float(checkpoint[name]) for name in ('total_loss', 'best_loss', 'seconds'))
+        return step, rows, *running
     except Exception as error:  # a stranger may have written it
         raise SystemExit(f'this checkpoint cannot be resumed: {str(error).splitlines()[0]}')
 
@@ -395,7 +396,8 @@ def train(settings, noted=()):
     if RANK > 0:
         torch.manual_seed(settings.seed + 1000 * step + RANK)  # dropout: each process its own
     folder = Path('out') / settings.run if checkpoint else new_run(settings) if RANK == 0 else None
-    total_loss = torch.tensor(total, device=device)  # summed where it arises: to read a GPU's number is to wait for it
+    # Summed where it arises: to read a number off a GPU is to wait for it.
+    total_loss = torch.tensor(total, dtype=torch.float, device=device)
     clock = time.perf_counter() - seconds
 
     while True:

@@ -124,7 +124,7 @@ def test_without_a_name_the_newest_run_of_the_default_name_goes_on(tiny, monkeyp
     assert 'going on with out/tiny-on-2 at step 3' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('word', ['--max_steps=13', '--n_layer=1', '--wavelet=off', '--seed=1', '--batch_size=8', '--size=paper',
+@pytest.mark.parametrize('word', ['--max_steps=13', '--n_layer=3', '--wavelet=off', '--seed=1', '--batch_size=8', '--size=paper',
                                   '--learning_rate=0.002', '--dataset=stdlib', '--dtype=bfloat16'])
 def test_what_would_make_a_resumed_run_another_one_is_named_and_refused(tiny, monkeypatch, word):
     until(3, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -472,7 +472,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(tiny, monkeypatch):
 
 @pytest.mark.parametrize('script, words, named', [
     (train, '--learning_rte=1 --n_layers=3 --resum --batchsize=3', 'learning_rate? n_layer? resume? batch_size?'),
-    (train, '--n_layer=0 --n_head=-1 --n_embd=1000000 --block_size=1', 'n_layer=0 n_head=-1 n_embd=1000000'),
+    (train, '--n_layer=0 --n_head=-1 --n_embd=10000000 --block_size=1', 'n_layer=0 n_head=-1 n_embd=10000000'),
     (train, '--n_layer=2.5 --n_embd=many --bias=maybe --compile=2 --seed', 'n_layer=2.5 n_embd=many bias=maybe compile=2 seed'),
     (train, '--block_size=1', 'block_size=1'),
     (train, '--n_embd=30 --n_head=4', 'n_embd=30 n_head=4'),
