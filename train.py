@@ -292,13 +292,13 @@ def restore(checkpoint, optimizer, scaler, order, max_steps):
         torch.set_rng_state(checkpoint['rng'])
         if checkpoint['cuda_rng'] is not None and torch.cuda.is_initialized():
             torch.cuda.set_rng_state(checkpoint['cuda_rng'])
-        step, rows = checkpoint['step'], checkpoint['rows']
-        if not (all(list(row) == COLUMNS and all(type(number) in (int, float) for number in row.values()) for row in rows)
-                and type(step) is int and rows[-1]['step'] <= step <= max_steps):
+        step, rows, *numbers = (checkpoint[name] for name in ('step', 'rows', 'total_loss', 'best_loss', 'seconds'))
+        if not (all(list(row) == COLUMNS for row in rows) and rows[-1]['step'] <= step <= max_steps and all(
+                type(number) in (int, float) and abs(number) < 1e15 for row in rows for number in [*row.values(), *numbers])):
             raise ValueError('its log is damaged')
-        return step, rows, *(float(checkpoint[name]) for name in ('total_loss', 'best_loss', 'seconds'))
+        return step, rows, *numbers
     except Exception as error:  # a stranger may have written it
-        raise SystemExit(f'this checkpoint cannot be resumed: {str(error).splitlines()[0]}')
+        raise SystemExit(f'this checkpoint cannot be resumed: {(str(error) or repr(error)).splitlines()[0]}')
 
 
 @contextmanager
