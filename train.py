@@ -78,11 +78,13 @@ class Settings:
                                   dtype=('auto', 'float32', 'bfloat16', 'float16')).items():
             if getattr(self, name) not in choices:
                 yield f'--{name}={getattr(self, name)} is not one of {", ".join(choices)}'
-        for name, least in dict(n_layer=1, n_head=1, n_embd=1, block_size=1, batch_size=1, max_steps=1, eval_interval=1,
-                                eval_windows=1, warmup_steps=0, weight_decay=0, seed=0).items():
-            most = 10 ** 5 if name in ('n_layer', 'n_head', 'n_embd', 'batch_size') else 10 ** 9
-            if not least <= getattr(self, name) <= most:
-                yield f'--{name}={getattr(self, name)} must be at least {least} and at most {most}'
+        for name, least in dict(batch_size=1, max_steps=1, eval_interval=1, eval_windows=1, warmup_steps=0,
+                                weight_decay=0, seed=0).items():
+            if not least <= getattr(self, name) <= 10 ** 9:
+                yield f'--{name}={getattr(self, name)} must be at least {least} and at most 10^9'
+        for name in 'n_layer', 'n_head', 'n_embd', 'batch_size':
+            if getattr(self, name) > 10 ** 5:
+                yield f'--{name}={getattr(self, name)} is more than any machine can hold'
         for name in 'learning_rate', 'grad_clip':
             if not 0 < getattr(self, name) < math.inf:
                 yield f'--{name}={getattr(self, name)} must be more than 0'
@@ -279,7 +281,7 @@ def resumed(settings):
     return checkpoint, model, kept
 
 
-def restore(checkpoint, optimizer, scaler, order, max_steps):
+def restore(checkpoint, settings, optimizer, scaler, order):
     """Put all that moves but the weights where it was at the checkpoint; returns step, rows and three running numbers."""
     try:
         optimizer.load_state_dict(dict(optimizer.state_dict(), state=checkpoint['optimizer']['state']))
@@ -293,12 +295,12 @@ def restore(checkpoint, optimizer, scaler, order, max_steps):
         if checkpoint['cuda_rng'] is not None and torch.cuda.is_initialized():
             torch.cuda.set_rng_state(checkpoint['cuda_rng'])
         step, rows, *numbers = (checkpoint[name] for name in ('step', 'rows', 'total_loss', 'best_loss', 'seconds'))
-        if not (all(list(row) == COLUMNS for row in rows) and rows[-1]['step'] <= step <= max_steps and all(
+        if not (all(list(row) == COLUMNS for row in rows) and rows[-1]['step'] <= step <= settings.max_steps and all(
                 type(number) in (int, float) and abs(number) < 1e15 for row in rows for number in [*row.values(), *numbers])):
             raise ValueError('its log is damaged')
         return step, rows, *numbers
     except Exception as error:  # a stranger may have written it
-        raise SystemExit(f'this checkpoint cannot be resumed: {(str(error) or repr(error)).splitlines()[0]}')
+        raise SystemExit(f'out/{settings.run}/last.pt cannot be resumed: {(str(error) or repr(error)).splitlines()[0]}')
 
 
 @contextmanager
@@ -390,7 +392,7 @@ def train(settings, noted=()):
         stepped = torch.nn.parallel.DistributedDataParallel(stepped)  # averages the gradients
     step, rows, total, best_loss, seconds = 0, [], 0.0, math.inf, 0.0
     if checkpoint:
-        step, rows, total, best_loss, seconds = restore(checkpoint, optimizer, scaler, order, settings.max_steps)
+        step, rows, total, best_loss, seconds = restore(checkpoint, settings, optimizer, scaler, order)
         print(f'going on with out/{settings.run} at step {step}')
     if RANK > 0:
         torch.manual_seed(settings.seed + 1000 * step + RANK)  # dropout: each process its own
@@ -491,10 +493,9 @@ def main(settings):
         with signals_noted() as noted:
             model, meta, folder, rows = train(settings, noted)
     except (RuntimeError, MemoryError) as error:
-        if not re.search("out of memory|can't allocate|^$", str(error)):
+        if not re.search("out of memory|can't allocate|ALLOC_FAILED|^$", str(error)):
             raise
-        raise SystemExit(f'the memory is not enough: lower --batch_size (this was {settings.batch_size}) first, then '
-                         f'--block_size ({settings.block_size}), --n_embd ({settings.n_embd}) or --n_layer ({settings.n_layer})')
+        raise SystemExit('the memory is not enough: lower --batch_size first, then --block_size, --n_embd or --n_layer')
     if meta['modality'] == 'text':
         model.eval()
         characters = meta['characters']

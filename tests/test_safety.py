@@ -251,7 +251,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice_and_is_never_saved(t
 
 def test_memory_that_is_not_enough_says_what_to_lower(tiny, monkeypatch):
     sentence = until(2, monkeypatch, lambda: torch.empty(10 ** 15))  # what the allocator says is really out of memory
-    assert sentence.startswith('the memory is not enough: lower --batch_size (this was 4) first')
+    assert sentence.startswith('the memory is not enough: lower --batch_size first')
 
     def no_gpu_memory():
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB.')
