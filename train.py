@@ -397,7 +397,7 @@ def train(settings, noted=()):
     if RANK > 0:
         torch.manual_seed(settings.seed + 1000 * step + RANK)  # dropout: each process its own
     folder = Path('out') / settings.run if checkpoint else new_run(settings) if RANK == 0 else None
-    total_loss = torch.tensor(total, device=device)  # summed where it arises: to read a GPU's number is to wait for it
+    total_loss = torch.tensor(total, dtype=torch.float, device=device)  # summed where it arises: to read a GPU's number is to wait for it
     clock = time.perf_counter() - seconds
 
     while True:
