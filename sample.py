@@ -272,7 +272,7 @@ def write_result(path, tokens, meta):
 
 def main(settings):
     run = settings.run or runs()[0]
-    if settings.device != 'cpu' and not getattr(torch, settings.device).is_available():
+    if settings.device != 'cpu' and not dict(cuda=torch.cuda, mps=torch.backends.mps)[settings.device].is_available():
         raise SystemExit(f'--device={settings.device}: this PyTorch sees no such device here; use --device=cpu')
     checkpoint, model = load(Path('out') / run / 'best.pt')
     model, meta = model.to(settings.device).eval(), checkpoint['meta']

@@ -278,7 +278,7 @@ def resumed(settings):
     return checkpoint, model, kept
 
 
-def restore(checkpoint, optimizer, scaler, order, max_steps):
+def restore(checkpoint, settings, optimizer, scaler, order):
     """Put all that moves but the weights where it was at the checkpoint; returns step, rows and three running numbers."""
     try:
         optimizer.load_state_dict(dict(optimizer.state_dict(), state=checkpoint['optimizer']['state']))
@@ -291,15 +291,13 @@ def restore(checkpoint, optimizer, scaler, order, max_steps):
         torch.set_rng_state(checkpoint['rng'])
         if checkpoint['cuda_rng'] is not None and torch.cuda.is_initialized():
             torch.cuda.set_rng_state(checkpoint['cuda_rng'])
-        step, rows = checkpoint['step'], checkpoint['rows']
-        running = [float(checkpoint[name]) for name in ('total_loss', 'best_loss', 'seconds')]
-        numbers = [step, running[2], *(number for row in rows for number in row.values())]
-        if not (all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
-                and all(list(row) == COLUMNS for row in rows) and rows[-1]['step'] <= step <= max_steps):
+        step, rows, *numbers = (checkpoint[name] for name in ('step', 'rows', 'total_loss', 'best_loss', 'seconds'))
+        if not (all(list(row) == COLUMNS for row in rows) and rows[-1]['step'] <= step <= settings.max_steps and all(
+                type(number) in (int, float) and abs(number) < 1e15 for row in rows for number in [*row.values(), *numbers])):
             raise ValueError('its log is damaged')
-        return step, rows, *running
+        return step, rows, *numbers
     except Exception as error:  # a stranger may have written it
-        raise SystemExit(f'this checkpoint cannot be resumed: {str(error).splitlines()[0]}')
+        raise SystemExit(f'out/{settings.run}/last.pt cannot be resumed: {(str(error) or repr(error)).splitlines()[0]}')
 
 
 @contextmanager
@@ -391,7 +389,7 @@ def train(settings, noted=()):
         stepped = torch.nn.parallel.DistributedDataParallel(stepped)  # averages the gradients
     step, rows, total, best_loss, seconds = 0, [], 0.0, math.inf, 0.0
     if checkpoint:
-        step, rows, total, best_loss, seconds = restore(checkpoint, optimizer, scaler, order, settings.max_steps)
+        step, rows, total, best_loss, seconds = restore(checkpoint, settings, optimizer, scaler, order)
         print(f'going on with out/{settings.run} at step {step}')
     if RANK > 0:
         torch.manual_seed(settings.seed + 1000 * step + RANK)  # dropout: each process its own
@@ -493,10 +491,9 @@ def main(settings):
         with signals_noted() as noted:
             model, meta, folder, rows = train(settings, noted)
     except (RuntimeError, MemoryError) as error:
-        if not re.search("out of memory|can't allocate|^$", str(error)):
+        if not re.search("out of memory|can't allocate|ALLOC_FAILED|^$", str(error)):
             raise
-        raise SystemExit(f'the memory is not enough: lower --batch_size (this was {settings.batch_size}) first, then '
-                         f'--block_size ({settings.block_size}), --n_embd ({settings.n_embd}) or --n_layer ({settings.n_layer})')
+        raise SystemExit('the memory is not enough: lower --batch_size first, then --block_size, --n_embd or --n_layer')
     if meta['modality'] == 'text':
         model.eval()
         if hasattr(sys.stdout, 'reconfigure'):
