@@ -198,12 +198,12 @@ def test_when_the_window_is_full_its_newer_half_begins_the_next_one():
 
 @pytest.mark.parametrize('changes', [dict(wavelet='on'), dict(wavelet='off'), dict(wavelet='learnable'), dict(wavelet='ema'),
                                      dict(wavelet_fraction=1.0), dict(block_size=13), dict(wavelet='learnable', block_size=13)])
-@pytest.mark.parametrize('prompt', [1, 7, 40])
+@pytest.mark.parametrize('prompt', [1, 40])
 def test_the_cache_changes_no_logit_and_no_greedy_token(changes, prompt):
     model = shaken(make(**changes)).double()
     idx = torch.randint(11, (3, prompt))
     T = model.config.block_size
-    assert torch.equal(model.generate(idx, 3 * T, temperature=0), model.generate(idx, 3 * T, temperature=0, use_cache=False))
+    assert torch.equal(model.generate(idx, 2 * T, temperature=0), model.generate(idx, 2 * T, temperature=0, use_cache=False))
     full, cache = torch.randint(11, (3, T)), model.new_cache(3)
     begin = min(prompt, T)
     torch.testing.assert_close(model(full[:, :begin], cache=cache)[0], model(full[:, :begin])[0])

@@ -343,12 +343,12 @@ def load_everywhere(path):
     return ends + [one_sentence(lambda: sample.main(sample.Settings(run=run, num_tokens=2)))]
 
 
-def test_100_mutated_checkpoints_end_in_one_sentence_or_do_no_harm(broken_off, capsys):
+def test_40_mutated_checkpoints_end_in_one_sentence_or_do_no_harm(broken_off, capsys):
     rng = random.Random(1)
     path = Path('out/broken/last.pt')
     whole, tree = path.read_bytes(), torch.load(path, weights_only=True)
     refused = []
-    for n in range(100):
+    for n in range(40):
         if n % 3 == 0:
             path.write_bytes(damaged(whole, rng))
             ends = load_everywhere(path)
@@ -358,7 +358,7 @@ def test_100_mutated_checkpoints_end_in_one_sentence_or_do_no_harm(broken_off, c
             torch.save(mutated(tree, rng), path)
             ends = load_everywhere(path)
         refused.append(any(ends))
-    assert sum(refused) > 65
+    assert sum(refused) > 25
     assert 'Traceback' not in capsys.readouterr().err
     assert sorted(file.name for file in broken_off.iterdir()) == ['data', 'out']
 
@@ -433,9 +433,9 @@ def test_240_mutated_meta_files_end_in_one_sentence_or_do_no_harm(tiny, monkeypa
     assert one_sentence(lambda: train.train(train.Settings(**SMALL)))
 
 
-def test_160_mutated_token_files_are_all_refused(tiny):
+def test_220_mutated_token_files_are_all_refused(tiny):
     rng = random.Random(3)
-    for n in range(160):
+    for n in range(220):
         path = Path('data/tiny') / rng.choice(['train.bin', 'val.bin'])
         whole = path.read_bytes()
         if (changed := damaged(whole, rng)) != whole:
