@@ -317,7 +317,6 @@ def main(settings):
         print(f'written to {path}', file=sys.stderr)
 
 
-
 if __name__ == '__main__':
     try:
         main(settings)

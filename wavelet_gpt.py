@@ -10,14 +10,14 @@ Read in this order: kernel_sizes (which coordinate sees how far), causal_haar (t
 them), GPT.forward (where they go). Everything else is the GPT-2 decoder as nanoGPT writes it, with nanoGPT's parameter
 names: with wavelet='off' this file loads a nanoGPT state_dict and gives its logits.
 
-    letter       meaning                                                    in the paper
+    letter       meaning                                                     in the paper
     B            batch: how many sequences at once
     T, t         time steps in the sequence at hand, one of them             time step
-    block_size   the longest T, the context length                          context length
+    block_size   the longest T, the context length                           context length
     C, i         embedding coordinates (n_embd), one of them                 embedding dimension E, coordinate i
     nh, hs       attention heads, coordinates of a head; nh * hs = C
     V            vocabulary size
-    f(i)         kernel size: how many steps coordinate i averages          f(i)
+    f(i)         kernel size: how many steps coordinate i averages           f(i)
     level        log2 f(i): level 1 averages 2 steps, level 9 averages 512   levels I to IX
     x_n(t, i)    the residual stream after the averages                      signal n at time t
 
@@ -224,7 +224,9 @@ class GPTConfig:
                             'or wavelet=off')
         if sound and self.wavelet != 'off':
             try:
-                self.kernel_sizes()
+                if self.kernel_sizes().max() == 1 and self.wavelet in ('learnable', 'ema'):
+                    problems.append(f'wavelet_fraction={self.wavelet_fraction} leaves no coordinate of n_embd={self.n_embd} to '
+                                    f'average: use a larger one, or wavelet=off')
             except ValueError as problem:
                 problems.append(str(problem))
         if problems:
@@ -304,7 +306,7 @@ class GPT(nn.Module):
         self.transformer.wte.weight = self.lm_head.weight  # tied: one matrix reads tokens and writes them
 
         if config.wavelet != 'off':
-            # Not persistent: f(i) follows from the config, so a checkpoint is the same with and without the wavelet.
+            # Not persistent: f(i) follows from the config, so on adds nothing to a checkpoint; only learnable kernels do.
             f = config.kernel_sizes()
             self.register_buffer('kernel_size', f, persistent=False)  # (C,)
             self.levels = haar_levels(f.tolist())

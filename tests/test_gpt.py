@@ -254,6 +254,13 @@ def test_a_cache_is_continued_by_one_token_and_nothing_else(tokens, cached):
         model(torch.zeros(1, tokens, dtype=torch.long), cache=cache if cached else None, begin=3)
 
 
+@pytest.mark.parametrize('wavelet', ['learnable', 'ema'])
+def test_a_variant_of_averages_with_nothing_to_average_is_refused(wavelet):
+    for fraction in (0.0, 0.01):  # 0.01 of 16 coordinates is none
+        with pytest.raises(ValueError, match=f'wavelet_fraction={fraction} leaves no coordinate'):
+            GPTConfig(**TINY, wavelet=wavelet, wavelet_fraction=fraction)
+
+
 def test_one_block_alone_has_no_place_for_the_average():
     with pytest.raises(ValueError, match='n_layer=1 leaves no place'):
         GPTConfig(n_layer=1)
