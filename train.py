@@ -5,13 +5,16 @@ Train a GPT with causal Haar averages between its blocks, and without them, and 
     python train.py --wavelet=off       the plain GPT, everything else equal
     python train.py --size=paper        the paper's model: 10 layers, context 512; wants a GPT-sized patience or a GPU
     python train.py --resume            go on where the newest run of stdlib with the wavelet on was broken off
+    python train.py --compare           no training: compare the finished runs on stdlib once more
     torchrun --nproc_per_node=2 train.py    two processes, a GPU each where there are GPUs; they share every batch
 
-Everything goes to out/<run>/: log.csv, loss.png, and the checkpoints last.pt and best.pt for sample.py.
+Everything goes to out/<run>/: log.csv, loss.png, the checkpoints last.pt and best.pt for sample.py, and at the end result.json.
+Then all finished runs on the same data are compared: a table, and their curves in out/<dataset>.png.
 """
 
 import csv
 import io
+import json
 import math
 import os
 import re
@@ -55,6 +58,7 @@ class Settings:
     seed: int = 1337  # of the weights and of the order of the data
     run: str = ''  # where it goes, out/<run>/; <dataset>-<wavelet> if left open, numbered when that is taken
     resume: bool = False  # go on with --run, or the newest of that default name; may change: eval_*, device, compile
+    compare: bool = False  # train nothing; compare the finished runs with this dataset, size, max_steps and batch
     device: str = 'auto'  # auto: cuda, then mps, then cpu; or one of them
     dtype: str = 'auto'  # auto: bfloat16 or float16 where the GPU is fast at it, else float32; or one of them
     compile: bool = None  # torch.compile; left open: on with CUDA only, where it pays
@@ -65,6 +69,7 @@ class Settings:
                             eval_interval=500))
 
     MAY_CHANGE = 'run', 'resume', 'eval_interval', 'eval_windows', 'device', 'compile'  # when a run is resumed
+    ALIKE = 'dataset', 'size', 'block_size', 'batch_size', 'max_steps', 'eval_windows'  # in runs that are compared
 
     def __post_init__(self):
         self.given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
@@ -94,7 +99,7 @@ class Settings:
         elif self.run and not self.resume and (Path('out') / self.run).exists():
             yield f'--run={self.run}: there is an out/{self.run} already: choose another name, or go on with it by --resume'
         if not re.fullmatch(FOLDER_NAME, self.dataset) or (
-                self.dataset != 'stdlib' and not (Path('data') / self.dataset / 'meta.json').exists()):
+                self.dataset != 'stdlib' and not self.compare and not (Path('data') / self.dataset / 'meta.json').exists()):
             names = ['stdlib', *(path.parent.name for path in Path('data').glob('*/meta.json'))]
             yield (f'--dataset={self.dataset}: there is no data/{self.dataset}/meta.json{near_miss(self.dataset, names)}; '
                    f'make it with python prepare_data.py (see its --help)')
@@ -227,6 +232,27 @@ def evaluate(model, data, settings, device, autocast):
     return total / count
 
 
+@torch.no_grad()
+def loss_by_position(model, data, settings, device, autocast):
+    """Where in the context the loss arises: pairs [n, nats] over the windows of evaluate, nats being the mean loss of the
+    predictions that see more than n / 2 and at most n tokens, n = 1, 2, 4 ... block_size."""
+    T = settings.block_size
+    starts = torch.linspace(0, len(data[0]) - T - 1, settings.eval_windows, dtype=torch.double).long()
+    total, count = torch.zeros(2, T, dtype=torch.double)
+    model.eval()
+    for some in starts.split(settings.batch_size):
+        idx, targets = windows(data, some, T, device)
+        with autocast:
+            logits = model(idx)[0]
+        losses = F.cross_entropy(logits.float().transpose(1, 2), targets, ignore_index=-1, reduction='none')  # (B, T)
+        total += losses.sum(0).cpu()
+        count += (targets >= 0).sum(0).cpu()
+    model.train()
+    ends = [2 ** n for n in range(T.bit_length()) if 2 ** n < T] + [T]
+    parts = [slice(0 if n == 1 else before, n) for before, n in zip([0, *ends], ends)]
+    return [[n, (total[part].sum() / count[part].sum()).item()] for n, part in zip(ends, parts) if count[part].sum()]
+
+
 def in_unit(nats, modality):
     """The loss as its field states it: bits per character of text or sample of sound, nats per event of music."""
     return {'text': f'{nats / math.log(2):.3f} bits per character', 'audio': f'{nats / math.log(2):.3f} bits per sample',
@@ -323,25 +349,6 @@ def learning_rate_at(step, settings):
         return settings.learning_rate * (step + 1) / warmup
     progress = (step - warmup) / (settings.max_steps - warmup)
     return settings.learning_rate * (0.55 + 0.45 * math.cos(math.pi * progress))
-
-
-def draw_loss(folder, rows, vocab_size):
-    """out/<run>/loss.png from the rows of log.csv."""
-    import matplotlib
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout='constrained')
-    steps = [row['step'] for row in rows]
-    axes.axhline(math.log(vocab_size), color='0.6', linestyle=':', label='guessing, ln(vocab_size)')
-    axes.plot(steps, [row['train_loss'] for row in rows], color='0.6', label='training (mean since the last row)')
-    axes.plot(steps, [row['val_loss'] for row in rows], color='tab:blue', linewidth=2, label='validation')
-    axes.set(title=folder.name, xlabel='step', ylabel='loss (nats a token)', xlim=(0, None))
-    axes.spines[['top', 'right']].set_visible(False)
-    axes.legend(frameon=False)
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120)
-    write_aside(folder / 'loss.png', picture.getvalue())
-    plt.close(figure)
 
 
 def train(settings, noted=()):
@@ -458,6 +465,12 @@ def train(settings, noted=()):
         raise SystemExit(f'\nstopped after step {step}, all of it saved; this goes on: '
                          + shlex.join([*start, sys.argv[0], '--resume', f'--run={folder.name}']))
     draw_loss(folder, rows, meta['vocab_size'])
+    if config.wavelet == 'learnable':
+        draw_kernels(folder, model)
+    result = dict(settings=asdict(settings), parameters=count, modality=meta['modality'], val_checksum=meta['checksums']['val'],
+                  machine=f'{device.type}, {dtype}, torch {torch.__version__}',
+                  loss_by_position=loss_by_position(model, val_data, settings, device, autocast))
+    write_aside(folder / 'result.json', json.dumps(result, indent=1).encode())  # last: who has it is finished
     return model, meta, folder, rows
 
 
@@ -486,7 +499,193 @@ def save(folder, checkpoint, best):
         write_aside(folder / name, file.getbuffer())
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# The pictures, and the comparison of finished runs
+
+
+def new_figure(*shape, **options):
+    """plt.subplots without the clutter. matplotlib is imported here, since training itself does not need it."""
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    plt.rcParams.update({'font.size': 12, 'axes.spines.top': False, 'axes.spines.right': False, 'legend.frameon': False})
+    return plt.subplots(*shape, layout='constrained', **options)
+
+
+def save_figure(figure, path):
+    import matplotlib.pyplot as plt
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120)
+    write_aside(path, picture.getvalue())
+    plt.close(figure)
+
+
+def draw_loss(folder, rows, vocab_size):
+    """out/<run>/loss.png from the rows of log.csv."""
+    figure, axes = new_figure(figsize=(8, 4.5))
+    steps = [row['step'] for row in rows]
+    axes.axhline(math.log(vocab_size), color='0.6', linestyle=':', label='guessing, ln(vocab_size)')
+    axes.plot(steps, [row['train_loss'] for row in rows], color='0.6', label='training (mean since the last row)')
+    axes.plot(steps, [row['val_loss'] for row in rows], color='tab:blue', linewidth=2, label='validation')
+    axes.set(title=folder.name, xlabel='step', ylabel='loss (nats a token)', xlim=(0, None))
+    axes.legend()
+    save_figure(figure, folder / 'loss.png')
+
+
+def draw_kernels(folder, model):
+    """out/<run>/kernels.png: the learned kernels beside Haar's. A panel for each window, a colour for each place."""
+    windows_used = [kernel.size(2) for kernel in model.averages[0].kernels]
+    columns = min(4, len(windows_used))
+    figure, axes = new_figure(math.ceil(len(windows_used) / columns), columns, figsize=(14, 7), squeeze=False)
+    for level, (f, panel) in enumerate(zip(windows_used, axes.flat)):
+        ages = range(f - 1, -1, -1)  # the weight of the newest step stands last
+        panel.axhline(1, color='black', linestyle='--', label='Haar')
+        for place, average in enumerate(model.averages):
+            kernels = average.kernels[level][:, 0].detach().cpu() * f  # (n, f); 1 is Haar
+            panel.plot(ages, kernels.T, color=f'C{place}', linewidth=0.4, alpha=0.4)
+            panel.plot(ages, kernels.mean(0), color=f'C{place}', linewidth=2, label=f'before block {place + 2}: mean')
+        panel.set(title=f'window of {f} steps', xlabel='steps ago')
+        panel.xaxis.get_major_locator().set_params(integer=True)
+    for panel in axes.flat[len(windows_used):]:
+        panel.set_axis_off()
+    axes[0, 0].set_ylabel('weight, times window')
+    axes[0, 0].legend(fontsize=9)
+    save_figure(figure, folder / 'kernels.png')
+
+
+def label(its, settings):
+    """What a run is, in a few words: its wavelet, and in what else it differs from settings."""
+    elsewhere = (*Settings.ALIKE, *Settings.MAY_CHANGE, 'wavelet', 'seed', 'dtype', 'compare')
+    usual = {field.name: field.default if field.name.startswith('wavelet_') else getattr(settings, field.name)
+             for field in fields(settings) if field.name not in elsewhere}
+    return ', '.join([its.wavelet, *(f'{name.removeprefix("wavelet_")}={getattr(its, name)}' for name in usual
+                                     if getattr(its, name) != usual[name])])
+
+
+def finished_runs(settings):
+    """The finished runs in out/ that compare with settings: {label: {seed: result}}, where result is the run's result.json
+    and, under 'log', {step: row} of its log.csv. Of two runs alike the newer counts. Prints what is left out."""
+    found, left_out = {}, []
+    for path in sorted(Path('out').glob('*/log.csv'), key=lambda path: path.stat().st_mtime):
+        try:
+            result = json.loads((path.parent / 'result.json').read_text(encoding='utf-8'))
+            its = Settings(**result['settings'])
+            with open(path, newline='', encoding='utf-8') as file:
+                result['log'] = {int(row['step']): {name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file)}
+            if any(getattr(its, name) != getattr(settings, name) for name in Settings.ALIKE):
+                continue
+            if its.max_steps not in result['log']:
+                raise ValueError(f'no row of step {its.max_steps}')
+            result['loss_by_position'] = [(int(n), float(nats)) for n, nats in result['loss_by_position']]
+            result['parameters'] = int(result['parameters'])
+            found.setdefault(result['val_checksum'], {}).setdefault(label(its, settings), {})[its.seed] = result
+            newest = result['val_checksum']
+        except FileNotFoundError:
+            left_out.append(f'{path.parent}: not finished')
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # edited, or of another version
+            left_out.append(f'{path.parent}: damaged ({error})')
+    if len(found) > 1:
+        left_out.append(f'runs on older contents of data/{settings.dataset}')
+    if left_out:
+        print('\nleft out of the comparison:', *left_out, sep='\n  ')
+    if not found:
+        raise SystemExit('out/ holds no finished run with ' + ', '.join(f'--{name}={getattr(settings, name)}'
+                                                                        for name in Settings.ALIKE))
+    return found[newest]
+
+
+def averaged(runs):
+    """The mean curve of runs that differ in the seed alone, over the steps of which all of them have a row."""
+    steps = sorted(set.intersection(*(set(run['log']) for run in runs)))
+    losses, seconds = (np.array([[run['log'][step][name] for step in steps] for run in runs])  # (runs, steps) each
+                       for name in ('val_loss', 'seconds'))
+    position = [n for n, _ in runs[0]['loss_by_position']]
+    by_position = np.mean([[nats for _, nats in run['loss_by_position']] for run in runs], axis=0)
+    return dict(steps=steps, loss=losses.mean(0), low=losses.min(0), high=losses.max(0), seconds=seconds.mean(0), seeds=len(runs),
+                parameters=runs[0]['parameters'], position=position, by_position=by_position)
+
+
+def crossing(steps, losses, target):
+    """The step at which losses first falls to target, interpolated between two rows; None if it never does."""
+    for n, loss in enumerate(losses):
+        if loss <= target:
+            if n == 0:
+                return steps[0]
+            share = (losses[n - 1] - target) / (losses[n - 1] - loss)
+            return steps[n - 1] + share * (steps[n] - steps[n - 1])
+    return None
+
+
+def reached(curve, target):
+    """The step and the training time in seconds at which a curve first comes down to target; None, None if never."""
+    step = crossing(curve['steps'], curve['loss'], target)
+    return (None, None) if step is None else (step, float(np.interp(step, curve['steps'], curve['seconds'])))
+
+
+def ratio(a, b):
+    return f'{a / b:.2f}' if b else '-'
+
+
+def draw_comparison(settings, curves, plain):
+    """out/<dataset>.png: the whole curves, and the loss against the position in the context."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+    figure, (left, right) = new_figure(1, 2, figsize=(14, 6), width_ratios=(3, 2))
+    for n, (name, curve) in enumerate(curves.items()):
+        style = dict(color={'off': 'black', 'on': 'C0'}.get(name, f'C{1 + n % 9}'), linewidth=2.5 if name in ('off', 'on') else 1.5)
+        steps, losses = curve['steps'][1:], curve['loss'][1:]  # without step 0, which a logarithm cannot show
+        left.plot(steps, losses, label=f'{losses[-1]:.3f}  {name}', **style)
+        left.fill_between(steps, curve['low'][1:], curve['high'][1:], color=style['color'], alpha=0.2, linewidth=0)
+        if name in ('off', 'on', next(iter(curves))):
+            right.plot(curve['position'], curve['by_position'], 'o-', label=name, **style)
+    if plain and 'on' in curves:
+        step, target = reached(curves['on'], plain['loss'][-1])[0], plain['loss'][-1]
+        if step:
+            first = reached(plain, target)[0]
+            left.plot([step, first], [target, target], 'o:', color='C0')
+            left.annotate(f'on: {ratio(first, step)} times fewer steps', (math.sqrt(step * first), target * 0.99), ha='center', va='top')
+    left.set(title=f'{settings.dataset}, {settings.size} size', xlabel='step', ylabel='validation loss (nats a token)',
+             xscale='log', yscale='log')
+    left.legend(title='at the end')
+    left.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter='{x:g}', minor_locator=NullLocator())
+    left.yaxis.set(major_locator=MaxNLocator(8), major_formatter='{x:g}', minor_locator=NullLocator())
+    right.set(title='at the end, by position', xlabel='tokens that the prediction sees, at most', xscale='log')
+    right.set_xticks(curve['position'], curve['position'], minor=False)
+    right.xaxis.set(minor_locator=NullLocator())
+    right.legend()
+    save_figure(figure, Path('out') / f'{settings.dataset}.png')
+
+
+def compare(settings):
+    """Print the table of all finished runs that compare with settings, and draw out/<dataset>.png.
+
+    A run's speed-up is the step (or the training time) at which the plain run first has its own final loss, divided by
+    the step (or time) at which this run first has it. So the plain run's is 1.00. Runs of several seeds: their mean curve.
+    """
+    curves = {name: averaged(list(runs.values())) for name, runs in finished_runs(settings).items()}
+    curves = dict(sorted(curves.items(), key=lambda item: item[1]['loss'][-1]))  # the best first
+    plain = curves.get('off')
+    width = max(map(len, curves))
+    print(f'\n{settings.dataset}, {settings.size} size, {settings.max_steps} steps; loss in nats a token\n'
+          f'{"":{width}}  seeds  validation loss                 as low as plain at the end   sooner by      added        time\n'
+          f'{"":{width}}         final (of the seeds)    best  after                        steps   time  parameters  a step')
+    for name, curve in curves.items():
+        seeds = f'({curve["low"][-1]:.3f}-{curve["high"][-1]:.3f})' if curve['seeds'] > 1 else ''
+        line = f'{name:{width}}  {curve["seeds"]:>5}  {curve["loss"][-1]:6.3f} {seeds:15}  {curve["loss"].min():6.3f}  '
+        if plain:
+            (first, first_time), (step, its_time) = (reached(c, plain['loss'][-1]) for c in (plain, curve))
+            if step is None:
+                line += f'{"never":26}  {"":6} {"":6}'
+            else:
+                line += f'{step:>7,.0f} steps, {its_time:>7,.0f} s {ratio(first, step):>8} {ratio(first_time, its_time):>6}'
+            line += f' {curve["parameters"] - plain["parameters"]:>+11,} {ratio(curve["seconds"][-1], plain["seconds"][-1]):>7}'
+        print(line.rstrip())
+    if not plain:
+        print('there is no plain run to compare with: the same command with --wavelet=off makes one')
+    draw_comparison(settings, curves, plain)
+    print(f'the curves: out/{settings.dataset}.png')
 def main(settings):
+    if settings.compare:
+        return compare(settings)
     try:
         with signals_noted() as noted:
             model, meta, folder, rows = train(settings, noted)
@@ -504,6 +703,7 @@ def main(settings):
               '-' * 60, sep='\n')
     print(f'{folder}: validation loss {rows[-1]["val_loss"]:.3f} after {rows[-1]["step"]} steps and {rows[-1]["seconds"]:.0f} '
           f's of training; see log.csv and loss.png there. More text: python sample.py --run={folder.name}')
+    compare(Settings(**json.loads((folder / 'result.json').read_text())['settings']))
 
 
 if __name__ == '__main__':

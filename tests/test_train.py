@@ -58,7 +58,8 @@ def test_a_run_leaves_a_log_two_checkpoints_and_a_picture(tiny):
         copy = GPT(GPTConfig(**checkpoint['config']))
         copy.load_state_dict(checkpoint['model'], strict=True)
         assert all(torch.equal(a, b) for a, b in zip(copy.parameters(), model.parameters()))
-    assert sorted(file.name for file in folder.iterdir()) == ['best.pt', 'last.pt', 'log.csv', 'loss.png']
+    assert sorted(file.name for file in folder.iterdir()) == ['best.pt', 'last.pt', 'log.csv', 'loss.png',
+                                                            'result.json']
 
 
 def test_the_same_seed_gives_the_same_run_and_a_default_name_is_numbered(tiny):
