@@ -90,7 +90,9 @@ class Settings:
         for name in 'learning_rate', 'grad_clip':
             if not 0 < getattr(self, name) < math.inf:
                 yield f'--{name}={getattr(self, name)} must be more than 0'
-        if self.run and not re.fullmatch(FOLDER_NAME, self.run):
+        if self.compare and (self.run or self.resume):
+            yield '--compare looks at all finished runs and trains nothing: leave out --run and --resume'
+        elif self.run and not re.fullmatch(FOLDER_NAME, self.run):
             yield f'--run={self.run} becomes a folder in out/: use at most 60 letters, digits, _, - and .'
         elif self.resume and not self.run_to_resume():
             name = self.run or f'{self.dataset}-{self.wavelet}'

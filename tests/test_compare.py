@@ -146,6 +146,7 @@ def test_without_a_plain_run_the_table_says_how_to_make_one(here, capsys):
 
 
 def test_comparing_nothing_is_one_sentence(here):
+    assert any('--compare looks at all' in problem for problem in train.Settings(compare=True, run='mine').problems())
     with pytest.raises(SystemExit, match='no finished run with --dataset=stdlib, --size=laptop.*--max_steps=300'):
         train.compare(train.Settings(**STEPS))
 
