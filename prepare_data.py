@@ -838,9 +838,10 @@ HELD_OUT = 2000  # expressions each for validation and test
 def prepare_listops(max_length=2000, examples=96_000, seed=1337):
     """Nested lists of digits to evaluate, as Long Range Arena has them with 500 < length < 2000; no two are equal."""
     total, found, chunks, begin = examples + 2 * HELD_OUT, {}, 0, time.perf_counter()
-    # Every chunk has a seed of its own, so that it does not matter which core makes it. Ctrl-C is for the parent alone.
-    with multiprocessing.Pool(None, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        while len(found) < total:
+    ctrl_c = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the processes of the pool inherit: it is for this one alone
+    with multiprocessing.Pool() as pool:
+        signal.signal(signal.SIGINT, ctrl_c)
+        while len(found) < total:  # every chunk has a seed of its own: it does not matter which core makes it
             more = math.ceil((total - len(found)) / 500)
             for made in pool.imap(listops_chunk, [(seed, chunk, max_length) for chunk in range(chunks, chunks + more)]):
                 found.update(dict.fromkeys(made))  # a dict keeps their order, and each once

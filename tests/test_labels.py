@@ -147,7 +147,7 @@ def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores_and_no_two_ex
     pool, found = multiprocessing.Pool, []
     monkeypatch.setattr(prepare_data, 'HELD_OUT', 200)
     for cores, seed in ((1, 3), (3, 3), (2, 4)):
-        monkeypatch.setattr(prepare_data.multiprocessing, 'Pool', lambda _, *words: pool(cores, *words))
+        monkeypatch.setattr(prepare_data.multiprocessing, 'Pool', lambda: pool(cores))
         prepare_data.main(['listops', '--max_length=32', '--examples=700', f'--seed={seed}'])
         found.append([Path(f'data/listops-32/{name}').read_bytes() for name in ('train.bin', 'val.bin', 'test.bin', 'meta.json')])
     assert found[0] == found[1] and all(a != b for a, b in zip(found[0], found[2]))
@@ -164,8 +164,10 @@ def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores_and_no_two_ex
 def test_ctrl_c_while_expressions_are_made_ends_in_one_sentence_and_leaves_what_was_there(here):
     write_tiny(name='listops-32')
     before = {path.name: path.read_bytes() for path in (here / 'data/listops-32').iterdir()}
-    process = subprocess.Popen([sys.executable, ROOT / 'prepare_data.py', 'listops', '--max_length=32'], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               start_new_session=True)
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
+    process = subprocess.Popen([sys.executable, ROOT / 'prepare_data.py', 'listops', '--max_length=32'], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, start_new_session=True)
+    signal.signal(signal.SIGINT, ours)
     assert process.stdout.read(1) == b'\r'  # the first chunk is made
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
     error = process.communicate(timeout=30)[1].decode()
