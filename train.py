@@ -239,7 +239,7 @@ def windows(data, starts, T, device):
 @torch.no_grad()
 def evaluate(model, data, settings, device, autocast, number=None):
     """Mean loss in nats a token, and the share of tokens that the model holds for the likeliest, over number sequences
-    (eval_windows if left open) spread evenly over the data: always the same ones."""
+    (eval_windows if left open; else with progress) spread evenly over the data: always the same ones."""
     T = settings.block_size
     starts = torch.linspace(0, places(data, T) - 1, number or settings.eval_windows, dtype=torch.double).long()
     model.eval()
@@ -252,6 +252,8 @@ def evaluate(model, data, settings, device, autocast, number=None):
         total += loss.item() * counted
         right += (logits.argmax(dim=-1) == targets).sum().item()
         count += counted
+        if number:  # all of them: that takes a while
+            print(f'\r{count:,} of {number:,} examples ', end='', flush=True)
     model.train()
     return total / count, right / count
 
@@ -494,7 +496,7 @@ def train(settings, noted=()):
         tokens, ends, _ = data
         loss, accuracy = evaluate(model, data, settings, device, autocast, len(ends))
         count, label = tokens[ends - 1].long().bincount().max(dim=0)
-        print(f'{split}, all {len(ends):,} examples, weights of the last step: loss {loss:.3f}, {accuracy:.2%} right; who '
+        print(f'\r{split}, all {len(ends):,} examples, weights of the last step: loss {loss:.3f}, {accuracy:.2%} right; who '
               f'always says {meta["labels"][label - first_label(meta)]}, the most frequent label, has {count / len(ends):.2%}')
     draw_loss(folder, rows, meta['vocab_size'])
     return model, meta, folder, rows
@@ -511,8 +513,7 @@ def report(rows, max_steps, meta):
     what = f'{row["val_accuracy"]:.1%} right' if 'labels' in meta else in_unit(row['val_loss'], meta['modality'])
     left = round(row['seconds'] * (max_steps - row['step']) / row['step'])
     print(f'step {row["step"]:>5}/{max_steps}  train {row["train_loss"]:.3f}  val {row["val_loss"]:.3f} '
-          f'({what})  {row["tokens_per_s"]:>7,.0f} tokens/s  '
-          f'{left // 60}:{left % 60:02} left', flush=True)
+          f'({what})  {row["tokens_per_s"]:>7,.0f} tokens/s  {left // 60}:{left % 60:02} left', flush=True)
 
 
 def save(folder, checkpoint, best):
