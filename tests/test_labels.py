@@ -169,7 +169,10 @@ def test_ctrl_c_while_expressions_are_made_ends_in_one_sentence_and_leaves_what_
                                stderr=subprocess.PIPE, start_new_session=True)
     signal.signal(signal.SIGINT, ours)
     assert process.stdout.read(1) == b'\r'  # the first chunk is made
+    os.kill(process.pid, signal.SIGSTOP)  # so that those of the pool have all the time to complain
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGCONT)
     error = process.communicate(timeout=30)[1].decode()
     assert process.returncode == 1 and error.strip().startswith('stopped;') and len(error.splitlines()) == 2
     assert before == {path.name: path.read_bytes() for path in (here / 'data/listops-32').iterdir()}
