@@ -1,10 +1,13 @@
 """
-Turn text, music or sound into tokens on disk: data/<name>/{train,val[,test]}.bin and meta.json.
+Turn text, music, sound or labelled sequences into tokens on disk: data/<name>/{train,val[,test]}.bin and meta.json.
 
     python prepare_data.py                                the Python standard library's own source; no download
     python prepare_data.py text8                          100 MB of Wikipedia in 27 characters (31 MB to download)
     python prepare_data.py maestro                        1,276 piano performances, as events (58 MB)
     python prepare_data.py youtubemix                     four hours of piano, as sound
+    python prepare_data.py listops --max_length=128       nested lists to evaluate, made here; 2000: Long Range Arena's
+    python prepare_data.py imdb                           50,000 film reviews as bytes, good or bad (84 MB)
+    python prepare_data.py cifar10                        60,000 grey pictures as 1,024 pixels, ten classes (170 MB)
     python prepare_data.py --input a.txt b.txt --name ab  your own UTF-8 text
     python prepare_data.py --midi folder --name tunes     your own .mid files
     python prepare_data.py --wav folder --name sounds     your own .wav files
@@ -22,11 +25,16 @@ import inspect
 import io
 import json
 import math
+import multiprocessing
 import os
+import random
 import re
+import signal
+import statistics
 import struct
 import sys
 import sysconfig
+import tarfile
 import time
 import urllib.request
 import zipfile
@@ -40,12 +48,15 @@ import numpy as np
 
 @dataclass
 class Settings:
-    dataset: str = ''  # what to prepare: stdlib, text8, maestro or youtubemix; stdlib if nothing else is asked for
+    dataset: str = ''  # what to prepare: one of the names above, or stdlib, which is prepared if nothing is asked for
     input: list = None  # your own UTF-8 text file, or several in the order they are to be read
     midi: str = ''  # a folder with your own MIDI files (.mid, .midi)
     wav: str = ''  # a folder with your own WAV files (.wav)
     name: str = ''  # what your own data are to be called: the tokens go to data/<name>/
     alphabet: str = 'all'  # with --input; all: every character of the text; text8: a-z and space, digits spelled out
+    max_length: int = None  # with listops: lists shorter than this (2000); with imdb: the bytes kept of a review (4096)
+    examples: int = None  # with listops: lists to train on (96000); 2,000 others each are for validation and test
+    seed: int = None  # with listops: another seed, other lists (1337)
 
     def problems(self):
         """Every contradiction in the settings, one sentence each."""
@@ -58,6 +69,13 @@ class Settings:
             yield f'--alphabet={self.alphabet} is not one of all, text8'
         elif self.alphabet != 'all' and not self.input:
             yield '--alphabet goes with --input FILE'
+        for option, least, most, places in (('max_length', 16, 8000, ('listops', 'imdb')),
+                                            ('examples', 1, 10 ** 6, ('listops',)), ('seed', 0, 10 ** 9, ('listops',))):
+            value = getattr(self, option)
+            if value is not None and self.dataset not in places:
+                yield f'--{option} goes with {" or ".join(places)}'
+            elif value is not None and not least <= value <= most:
+                yield f'--{option}={value} must be between {least} and {most}'
         if (self.input or self.midi or self.wav) and not self.name:
             yield f'--{asked[-1]} needs --name: what shall the data set be called?'
         if self.name and not (self.input or self.midi or self.wav):
@@ -178,9 +196,15 @@ def check_meta(meta):
 
     try:
         kind, V, splits, text = meta['modality'], meta['vocab_size'], meta['splits'], meta.get('characters')
+        labels, n = meta.get('labels'), len(meta.get('labels', ()))
+        sizes = dict(music=388, audio=256, listops=len(SYMBOLS), bytes=256 + n, pixels=256 + n)
         right = dict(
-            modality=kind in ('text', 'music', 'audio'),
-            vocab_size=whole(1, 65536, V) and V == dict(music=388, audio=256).get(kind, V),
+            modality=kind in ('text', *sizes),
+            vocab_size=whole(1, 65536, V) and V == sizes.get(kind, V),
+            labels=labels is None if kind not in LABELLED else type(labels) is list and 1 < n < V and all(
+                type(label) is str and label.isprintable() for label in labels),
+            examples=kind not in LABELLED or set(splits) == {'train', 'val', 'test'} and all(
+                whole(2, 10 ** 6, min(meta['pieces'][split]), max(meta['pieces'][split])) for split in splits),
             splits={'train', 'val'} <= set(splits) and whole(0, 10 ** 12, *splits.values()),
             checksums=all(type(meta['checksums'][split]) is str for split in splits),
             characters=kind != 'text' or len(set(text.encode().decode())) == len(text) == V,  # half a character fails
@@ -204,6 +228,11 @@ def read_meta(name):
     return meta
 
 
+def first_label(meta):
+    """The token id of meta['labels'][0]: the labels are the last ids of the vocabulary."""
+    return meta['vocab_size'] - len(meta['labels'])
+
+
 def read_tokens(name, split, meta):
     """The tokens of data/<name>/<split>.bin, uint8 or uint16 (N,); SystemExit where they are not those meta tells of."""
     path = Path('data') / name / f'{split}.bin'
@@ -212,7 +241,8 @@ def read_tokens(name, split, meta):
     except OSError as error:
         raise SystemExit(f'could not read {path}: {error.strerror}; prepare {name} again')
     if (len(tokens) != meta['splits'][split] or tokens.max(initial=0) >= meta['vocab_size']
-            or hashlib.sha256(tokens).hexdigest() != meta['checksums'][split]):
+            or hashlib.sha256(tokens).hexdigest() != meta['checksums'][split]
+            or 'labels' in meta and (tokens[np.cumsum(meta['pieces'][split]) - 1] < first_label(meta)).any()):
         raise SystemExit(f'{path} is not what meta.json says it is: prepare {name} again')
     return tokens
 
@@ -738,9 +768,171 @@ def prepare_wav(folder, name):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Long Range Arena: a long sequence, then its label as the next token
+#
+# A piece is an example: its tokens, and last its label. The labels are the last ids of the vocabulary. Nothing is padded
+# here; train.py pads behind the label, where a causal model cannot see it.
+
+LABELLED = 'listops', 'bytes', 'pixels'  # the modalities of labelled data
+OPERATORS = {'[MIN': min, '[MAX': max, '[MED': lambda digits: int(statistics.median(digits)),
+             '[SM': lambda digits: sum(digits) % 10}
+SYMBOLS = [*OPERATORS, ']', *'0123456789']  # the digits are last, since the answers are digits
+
+
+def listops_answer(tokens):
+    """The value 0..9 of an expression in SYMBOLS ids. ValueError where it is not one whole expression."""
+    lists = [[]]  # the arguments so far of every open bracket, below them the answer
+    for symbol in (SYMBOLS[token] for token in tokens):
+        if symbol in OPERATORS:
+            lists.append([OPERATORS[symbol]])
+        elif symbol != ']':
+            lists[-1].append(int(symbol))
+        elif len(lists) > 1 and len(lists[-1]) > 1:
+            operator, *digits = lists.pop()
+            lists[-1].append(operator(digits))
+        else:
+            raise ValueError('a ] closes nothing, or a bracket that holds no digit')
+    if len(lists) > 1 or len(lists[0]) != 1:
+        raise ValueError('a bracket is not closed' if len(lists) > 1 else 'it is not one list and nothing else')
+    return lists[0][0]
+
+
+def random_expression(rng, max_length):
+    """An expression by the rules of the benchmark, as a list of SYMBOLS ids; longer ones are broken off at max_length.
+
+    Down to depth 9, the root being depth 1, an operator with probability 1/4, else a digit; at depth 10 always a digit.
+    The four operators, the ten digits and 2..10 arguments are equally likely. Source: Long Range Arena (Tay et al.,
+    arXiv 2011.04006), which takes them from ListOps (Nangia and Bowman, arXiv 1804.06028).
+    """
+    tokens, missing = [], [1]  # how many arguments are still missing, at every depth from the root to here
+    while missing and len(tokens) < max_length:
+        if missing[-1] == 0:
+            missing.pop()
+            if missing:
+                tokens.append(SYMBOLS.index(']'))
+            continue
+        missing[-1] -= 1
+        # int(n * random()): randrange may draw otherwise in another version of Python, random() never does.
+        if len(missing) < 10 and rng.random() < 0.25:
+            tokens.append(int(4 * rng.random()))
+            missing.append(2 + int(9 * rng.random()))
+        else:
+            tokens.append(SYMBOLS.index('0') + int(10 * rng.random()))
+    return tokens
+
+
+def listops_chunk(job):
+    """500 expressions, max_length / 4 < length < max_length, each with its answer behind it, as bytes of SYMBOLS ids."""
+    seed, chunk, max_length = job
+    rng, found = random.Random(f'{seed} {chunk}'), []
+    while len(found) < 500:
+        tokens = random_expression(rng, max_length)
+        if max_length // 4 < len(tokens) < max_length:
+            found.append(bytes([*tokens, SYMBOLS.index('0') + listops_answer(tokens)]))
+    return found
+
+
+HELD_OUT = 2000  # expressions each for validation and test
+
+
+def prepare_listops(max_length=2000, examples=96_000, seed=1337):
+    """Nested lists of digits to evaluate, as Long Range Arena has them with 500 < length < 2000; no two are equal."""
+    total, found, chunks, begin = examples + 2 * HELD_OUT, {}, 0, time.perf_counter()
+    ctrl_c = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the processes of the pool inherit: it is for this one alone
+    with multiprocessing.Pool() as pool:
+        signal.signal(signal.SIGINT, ctrl_c)
+        while len(found) < total:  # every chunk has a seed of its own: it does not matter which core makes it
+            more = math.ceil((total - len(found)) / 500)
+            for made in pool.imap(listops_chunk, [(seed, chunk, max_length) for chunk in range(chunks, chunks + more)]):
+                found.update(dict.fromkeys(made))  # a dict keeps their order, and each once
+                left = (time.perf_counter() - begin) / len(found) * max(0, total - len(found))
+                print(f'\r{min(len(found), total):,} of {total:,} expressions, {left:.0f} s left ', end='', flush=True)
+            chunks += more
+    print()
+    found = list(found)
+    random.Random(seed).shuffle(found)  # the short ones are all found early, and belong into every split
+    splits = ['train'] * examples + ['val'] * HELD_OUT + ['test'] * HELD_OUT
+    write_pieces('listops' if max_length == 2000 else f'listops-{max_length}',
+                 ((split, np.frombuffer(tokens, np.uint8)) for split, tokens in zip(splits, found)),
+                 dict(modality='listops', vocab_size=len(SYMBOLS), labels=list('0123456789'), source='made by the rules of Long '
+                      f'Range Arena, {max_length // 4} < length < {max_length}, seed {seed}'))
+
+
+def members(archive, pattern):
+    """(match, bytes) of every file of a .tar.gz whose whole name matches the pattern; like opened, it unpacks nothing."""
+    try:
+        with tarfile.open(archive, 'r|gz') as file:
+            for member in file:
+                if member.isfile() and (found := re.fullmatch(pattern, member.name)):
+                    yield found, file.extractfile(member).read()
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise SystemExit(f'{archive} is damaged ({error}): delete it, and run this again')
+
+
+IMDB = dict(url='https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz', size=84125825,
+            sha256='c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe')
+REVIEWS = 12500  # of each kind, to train on and to test
+
+
+def prepare_imdb(max_length=4096):
+    """Film reviews as bytes, cut to max_length: bad or good. The official test split; of the official training split the
+    tenth whose names have the lowest SHA-256 is for validation, since there is no official one."""
+    archive = Path('data/imdb/aclImdb_v1.tar.gz')
+    download(**IMDB, path=archive)
+    reviews = []
+    for found, data in members(archive, r'aclImdb/(train|test)/(neg|pos)/\d+_\d+\.txt'):
+        content = np.frombuffer(data[:max_length], np.uint8).astype(np.uint16)
+        if len(content):
+            place = hashlib.sha256(found[0].encode()).digest()
+            reviews.append((place, found[1], np.append(content, np.uint16(256 + (found[2] == 'pos')))))
+            print(f'\r{len(reviews):,} reviews', end='', flush=True)
+    print()
+    counts = [sum(split == wanted and tokens[-1] == label for _, split, tokens in reviews)
+              for wanted in ('train', 'test') for label in (256, 257)]
+    if counts != [REVIEWS] * 4:
+        raise SystemExit(f'{archive} holds {counts} reviews (neg and pos to train on, neg and pos to test), not {REVIEWS:,} '
+                         'each: delete it, and run this again')
+    reviews.sort(key=lambda review: review[0])  # the hash decides the order
+    training = [tokens for _, split, tokens in reviews if split == 'train']
+    pieces = [('val' if n < len(training) // 10 else 'train', tokens) for n, tokens in enumerate(training)]
+    pieces += [('test', tokens) for _, split, tokens in reviews if split == 'test']
+    write_pieces('imdb' if max_length == 4096 else f'imdb-{max_length}', pieces,
+                 dict(modality='bytes', vocab_size=258, labels=['neg', 'pos'], source=IMDB['url'], sha256=IMDB['sha256'],
+                      encoding=f'the first {max_length} bytes of a review; val: a tenth of the official training split'))
+
+
+CIFAR10 = dict(url='https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz', size=170052171,
+               sha256='c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd')
+PICTURES = 10000  # in each of its six files
+
+
+def prepare_cifar10():
+    """Pictures of 32 x 32 pixels, row by row, in grey: the luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, rounded.
+    The official test split; the last tenth of the others is for validation."""
+    archive = Path('data/cifar10/cifar-10-binary.tar.gz')
+    download(**CIFAR10, path=archive)
+    names = [f'cifar-10-batches-bin/{name}.bin' for name in (*(f'data_batch_{n}' for n in range(1, 6)), 'test_batch')]
+    files = {found[0]: np.frombuffer(data, np.uint8) for found, data in members(archive, '|'.join(map(re.escape, names)))}
+    if any(name not in files or files[name].size != PICTURES * 3073 or files[name][::3073].max() > 9 for name in names):
+        raise SystemExit(f'{archive} does not hold {PICTURES:,} labelled pictures in each of {", ".join(names)}: delete it, '
+                         'and run this again')
+    records = np.concatenate([files[name] for name in names]).reshape(-1, 3073)  # (60000, 3073): label, R, G, B
+    planes = records[:, 1:].reshape(-1, 3, 1024)
+    grey = sum(weight * planes[:, n].astype(np.uint32) for n, weight in enumerate((299, 587, 114))) + 500
+    labels = 256 + records[:, :1].astype(np.uint32)  # (60000, 1)
+    tokens = np.concatenate((grey // 1000, labels), axis=1).astype(np.uint16)  # (60000, 1025)
+    splits = ['train'] * (PICTURES * 9 // 2) + ['val'] * (PICTURES // 2) + ['test'] * PICTURES
+    write_pieces('cifar10', zip(splits, tokens),
+                 dict(modality='pixels', vocab_size=266, source=CIFAR10['url'], sha256=CIFAR10['sha256'],
+                      labels='airplane automobile bird cat deer dog frog horse ship truck'.split(),
+                      encoding='32 rows of 32 grey levels, (299 R + 587 G + 114 B + 500) // 1000'))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The command line
 
-DATASETS = dict(stdlib=prepare_stdlib, text8=prepare_text8, maestro=prepare_maestro, youtubemix=prepare_youtubemix)
+DATASETS = dict(stdlib=prepare_stdlib, text8=prepare_text8, maestro=prepare_maestro, youtubemix=prepare_youtubemix,
+                listops=prepare_listops, imdb=prepare_imdb, cifar10=prepare_cifar10)
 
 
 def main(argv=None):
@@ -752,7 +944,8 @@ def main(argv=None):
     elif settings.wav:
         prepare_wav(settings.wav, settings.name)
     else:
-        DATASETS[settings.dataset or 'stdlib']()
+        options = {name: getattr(settings, name) for name in ('max_length', 'examples', 'seed')}
+        DATASETS[settings.dataset or 'stdlib'](**{name: value for name, value in options.items() if value is not None})
 
 
 if __name__ == '__main__':

@@ -6,12 +6,14 @@ Let a trained model continue a prompt: text to read, a .mid or a .wav to hear, e
     python sample.py --run=maestro-on --prompt=mine.mid           continue this piece: out/maestro-on/sample.mid and .png
     python sample.py --run=youtubemix-on --num_tokens=32000       two seconds of sound: out/youtubemix-on/sample.wav and .png
     python sample.py --temperature=0                              always the likeliest token
+    python sample.py --run=listops-on --prompt="[SM 9 8 ]"        its likeliest labels; without a prompt, those of test examples
 """
 
 import io
 import math
 import os
 import pickle
+import re
 import struct
 import sys
 import time
@@ -23,8 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-from prepare_data import (audio_tokens, check_meta, decode_text, encode_text, music_tokens, near_miss, read_settings,
-                          sorted_notes, write_aside)
+from prepare_data import (FOLDER_NAME, SYMBOLS, audio_tokens, check_meta, decode_text, encode_text, first_label,
+                          listops_answer, music_tokens, near_miss, read_meta, read_settings, read_tokens, sorted_notes,
+                          write_aside)
 
 
 @dataclass
@@ -270,6 +273,44 @@ def write_result(path, tokens, meta):
         draw_audio(samples, meta['sample_rate'], path.with_suffix('.png'))
 
 
+def labelled_examples(prompt, checkpoint):
+    """[(what is read, its tokens, its right label or None)] of the prompt, or of five examples of the test split."""
+    meta, T = checkpoint['meta'], checkpoint['config']['block_size']
+    if prompt and meta['modality'] == 'listops':
+        words = prompt.replace(']', ' ] ').split()
+        wrong = [word for word in words if word not in SYMBOLS]
+        if wrong or len(words) > T:
+            raise ValueError(f'{wrong[0]!r} is not one of {" ".join(SYMBOLS)}' if wrong else
+                             f'it has {len(words)} symbols, and the model reads at most {T}')
+        tokens = [SYMBOLS.index(word) for word in words]
+        return [(' '.join(words), tokens, str(listops_answer(tokens)))]
+    if prompt and meta['modality'] == 'bytes':
+        return [(ascii(prompt), list(prompt.encode(errors='replace')[:T]), None)]  # cut as the data are
+    if prompt:
+        raise ValueError('pictures cannot be typed: leave --prompt open for examples of the test split')
+    try:
+        name = re.fullmatch(FOLDER_NAME, checkpoint['settings']['dataset'])[0]
+    except (KeyError, TypeError):  # a stranger may have written it
+        raise SystemExit('the checkpoint does not say which data it learned: give a --prompt')
+    if read_meta(name) != meta:
+        raise SystemExit(f'data/{name} is not what this run learned: give a --prompt, or prepare {name} as it was')
+    show = dict(listops=lambda tokens: ' '.join(SYMBOLS[token] for token in tokens), pixels=lambda tokens: 'a picture',
+                bytes=lambda tokens: ascii(bytes(tokens[:80].astype(np.uint8)).decode(errors='replace')))[meta['modality']]
+    pieces = np.split(read_tokens(name, 'test', meta), np.cumsum(meta['pieces']['test'][:5]))[:5]
+    return [(show(piece[:-1]), piece[:-1].tolist(), meta['labels'][piece[-1] - first_label(meta)]) for piece in pieces]
+
+
+@torch.no_grad()
+def print_labels(model, checkpoint, prompt):
+    """The three likeliest labels of the prompt, or of examples of the test split, and the right one where it is known."""
+    labels = checkpoint['meta']['labels']
+    for shown, tokens, right in labelled_examples(prompt, checkpoint):
+        logits = model(torch.tensor([tokens], device=model.lm_head.weight.device))[0][0, -1].float()  # (V,)
+        chances, best = logits.softmax(dim=0)[-len(labels):].topk(min(3, len(labels)))
+        print(shown, '->', ', '.join(f'{labels[n]} {chance:.1%}' for n, chance in zip(best.tolist(), chances.tolist())),
+              f'(right: {right})' if right else '')
+
+
 def main(settings):
     run = settings.run or runs()[0]
     if settings.device != 'cpu' and not dict(cuda=torch.cuda, mps=torch.backends.mps)[settings.device].is_available():
@@ -277,6 +318,14 @@ def main(settings):
     checkpoint, model = load(Path('out') / run / 'best.pt')
     model, meta = model.to(settings.device).eval(), checkpoint['meta']
     print(f'out/{run}/best.pt, step {checkpoint["step"]}', file=sys.stderr)
+    if 'labels' in meta:
+        unused = [name for name in getattr(settings, 'given', ()) if name not in ('run', 'prompt', 'device')]
+        if unused:
+            raise SystemExit(f'--{unused[0]} is for runs that write text, music or sound, and {run} only names labels: leave it out')
+        try:
+            return print_labels(model, checkpoint, settings.prompt)
+        except ValueError as error:
+            raise SystemExit(f'--prompt={settings.prompt}: {error}')
     text, suffix = meta['modality'] == 'text', SUFFIX[meta['modality']]
     path = Path(settings.out) if settings.out else None if text else Path('out') / run / f'sample{suffix}'
     if not text and path.suffix != suffix:

@@ -26,10 +26,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from prepare_data import (FOLDER_NAME, decode_text, near_miss, prepare_stdlib, read_meta, read_settings, read_tokens,
-                          write_aside)
+from prepare_data import (FOLDER_NAME, decode_text, first_label, near_miss, prepare_stdlib, read_meta,
+                          read_settings, read_tokens, write_aside)
 
-COLUMNS = ['step', 'train_loss', 'val_loss', 'tokens_per_s', 'seconds']  # of log.csv
+# Of log.csv; labelled data add val_accuracy. tokens_per_s counts all positions that are computed, padding among them.
+COLUMNS = ['step', 'train_loss', 'val_loss', 'tokens_per_s', 'seconds']
 RANK, WORLD = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))  # of the processes of torchrun
 
 
@@ -44,7 +45,7 @@ class Settings:
     n_layer: int = None  # decoder blocks (4 / 10)
     n_head: int = None  # attention heads (4 / 8)
     n_embd: int = None  # C, embedding coordinates (128 / 128)
-    block_size: int = None  # T, time steps the model sees at once (256 / 512)
+    block_size: int = None  # T, time steps the model sees at once (256 / 512; of labelled data, the longest example)
     batch_size: int = None  # sequences in a step (16 / 16)
     max_steps: int = None  # training steps, over which learning_rate falls: a resumed run keeps them (600 / 10000)
     eval_interval: int = None  # steps between two rows of log.csv (50 / 500)
@@ -73,9 +74,14 @@ class Settings:
 
     def __post_init__(self):
         self.given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        if self.block_size is None and self.prepared() and 'labels' in (meta := read_meta(self.dataset)):
+            self.block_size = longest_example(meta)
         for name, value in self.SIZES.get(self.size, self.SIZES['laptop']).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
+
+    def prepared(self):
+        return re.fullmatch(FOLDER_NAME, self.dataset) and (Path('data') / self.dataset / 'meta.json').exists()
 
     def problems(self):
         """Every setting that cannot be, one sentence each; what concerns the model's shape is checked by GPTConfig."""
@@ -100,8 +106,7 @@ class Settings:
             yield f'--resume: there is no out/{name}/last.pt{near_miss(name, names)}; --run=NAME says which to go on with'
         elif self.run and not self.resume and (Path('out') / self.run).exists():
             yield f'--run={self.run}: there is an out/{self.run} already: choose another name, or go on with it by --resume'
-        if not re.fullmatch(FOLDER_NAME, self.dataset) or (
-                self.dataset != 'stdlib' and not self.compare and not (Path('data') / self.dataset / 'meta.json').exists()):
+        if self.dataset != 'stdlib' and not self.compare and not self.prepared():
             names = ['stdlib', *(path.parent.name for path in Path('data').glob('*/meta.json'))]
             yield (f'--dataset={self.dataset}: there is no data/{self.dataset}/meta.json{near_miss(self.dataset, names)}; '
                    f'make it with python prepare_data.py (see its --help)')
@@ -115,6 +120,10 @@ class Settings:
         name = re.escape(self.run) if self.run else re.escape(f'{self.dataset}-{self.wavelet}') + r'(-\d+)?'
         found = [path for path in Path('out').glob('*/last.pt') if re.fullmatch(name, path.parent.name)]
         return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def longest_example(meta):
+    return max(max(lengths) for lengths in meta['pieces'].values()) - 1  # the label is predicted, and not read
 
 
 def model_config(settings, vocab_size):
@@ -184,19 +193,29 @@ def compile_or_not(model, batch, autocast):
 
 
 def load_tokens(dataset, split, meta, block_size, device):
-    """data/<dataset>/<split>.bin as an integer tensor (N,), and where each piece in it ends, (pieces,).
+    """data/<dataset>/<split>.bin as an integer tensor (N,), where each piece in it ends, (pieces,), and whether it is
+    labelled.
 
-    A piece is a file of music or sound; a text is one piece. Both tensors are on the device if they fit into a quarter
-    of its free memory, so that a batch is one gather there.
+    A piece is a file of music or sound, or an example and its label; a text is one piece. Both tensors are on the device
+    if they fit into a quarter of its free memory, so that a batch is one gather there.
     """
-    tokens = read_tokens(dataset, split, meta)
-    if len(tokens) <= block_size:
+    tokens, labelled = read_tokens(dataset, split, meta), 'labels' in meta
+    if labelled and longest_example(meta) > block_size:
+        raise SystemExit(f'data/{dataset} holds examples of up to {longest_example(meta)} tokens, and block_size={block_size} '
+                         'would cut them: leave --block_size open, or prepare shorter ones with prepare_data.py --max_length')
+    if not labelled and len(tokens) <= block_size:
         raise SystemExit(f'data/{dataset}/{split}.bin holds {len(tokens)} tokens, fewer than one window of block_size={block_size} + 1: '
                          f'give it more data, or train with --block_size={max(2, len(tokens) // 4)}')
     tokens = torch.from_numpy(tokens if meta['vocab_size'] <= 256 else tokens.astype(np.int32))
     ends = torch.tensor(meta.get('pieces', {}).get(split, [len(tokens)])).cumsum(0)
     fits = device.type != 'cuda' or tokens.nbytes < torch.cuda.mem_get_info()[0] / 4
-    return (tokens.to(device), ends.to(device)) if fits else (tokens, ends)
+    return (tokens.to(device), ends.to(device), labelled) if fits else (tokens, ends, labelled)
+
+
+def places(data, T):
+    """How many sequences there are to choose from: those that begin at any token, or the labelled examples."""
+    tokens, ends, labelled = data
+    return len(ends) if labelled else len(tokens) - T
 
 
 def windows(data, starts, T, device):
@@ -204,46 +223,60 @@ def windows(data, starts, T, device):
 
     A window stays within its piece: one that would run over the end is moved back. Where the piece is shorter than the
     window, what follows belongs to the next piece: those targets are -1, and causality keeps the rest from seeing it.
+
+    Of labelled data, the examples number starts (B,), each from its first token on, and -1 for all that follows but the
+    label. Shorter ones are padded (with token 0) from the label on, where causality hides it from every position that
+    counts, so that nothing needs a mask: before the first token there is nothing to attend to, and the averages take
+    zeros there, at any length alike. Padding on the left would be content to both.
     """
-    tokens, ends = data
+    tokens, ends, labelled = data
     starts = starts.to(tokens.device)
-    piece = torch.searchsorted(ends, starts, right=True)  # (B,)
-    begin = F.pad(ends, (1, 0))[piece]
-    starts = starts.minimum(ends[piece] - T - 1).maximum(begin)
+    begins = F.pad(ends, (1, 0))
+    piece = starts if labelled else torch.searchsorted(ends, starts, right=True)  # (B,)
+    starts = begins[piece] if labelled else starts.minimum(ends[piece] - T - 1).maximum(begins[piece])
     at = starts[:, None] + torch.arange(T + 1, device=tokens.device)  # (B, T + 1)
     sequences = tokens[at.clamp(max=len(tokens) - 1)].to(device).long()  # one gather
-    following = sequences.masked_fill((at >= ends[piece, None]).to(device), -1)
+    last = ends[piece, None] - 1
+    following = sequences.masked_fill((at != last if labelled else at > last).to(device), -1)
+    if labelled:
+        sequences = sequences.masked_fill((at >= last).to(device), 0)
     return sequences[:, :-1], following[:, 1:]
 
 
-@torch.no_grad()
-def evaluate(model, data, settings, device, autocast):
-    """Mean loss in nats a token over eval_windows sequences spread evenly over the data: always the same ones."""
-    T = settings.block_size
-    starts = torch.linspace(0, len(data[0]) - T - 1, settings.eval_windows, dtype=torch.double).long()
-    model.eval()
-    total = count = 0
+def fixed_windows(data, settings, device, number):
+    """Batches of idx, targets: number sequences spread evenly over the data, always the same ones."""
+    starts = torch.linspace(0, places(data, settings.block_size) - 1, number, dtype=torch.double).long()
     for some in starts.split(settings.batch_size):
-        idx, targets = windows(data, some, T, device)
+        yield windows(data, some, settings.block_size, device)
+
+
+@torch.no_grad()
+def evaluate(model, data, settings, device, autocast, number=None):
+    """Mean loss in nats a token, and the share of tokens that the model holds for the likeliest, over number fixed
+    windows; eval_windows of them if left open, else with progress."""
+    model.eval()
+    total = right = count = 0
+    for idx, targets in fixed_windows(data, settings, device, number or settings.eval_windows):
         with autocast:
-            loss = model(idx, targets)[1]
+            logits, loss = model(idx, targets)
         counted = (targets >= 0).sum().item()
         total += loss.item() * counted
+        right += (logits.argmax(dim=-1) == targets).sum().item()
         count += counted
+        if number:  # all of them: that takes a while
+            print(f'\r{count:,} of {number:,} examples ', end='', flush=True)
     model.train()
-    return total / count
+    return total / count, right / count
 
 
 @torch.no_grad()
 def loss_by_position(model, data, settings, device, autocast):
     """Where in the context the loss arises: pairs [n, nats] over the windows of evaluate, nats being the mean loss of the
-    predictions that see more than n / 2 and at most n tokens, n = 1, 2, 4 ... block_size."""
+    predictions that see more than n / 2 and at most n tokens, for n = 1, 2, 4 ... block_size."""
     T = settings.block_size
-    starts = torch.linspace(0, len(data[0]) - T - 1, settings.eval_windows, dtype=torch.double).long()
     total, count = torch.zeros(2, T, dtype=torch.double)
     model.eval()
-    for some in starts.split(settings.batch_size):
-        idx, targets = windows(data, some, T, device)
+    for idx, targets in fixed_windows(data, settings, device, settings.eval_windows):
         with autocast:
             logits = model(idx)[0]
         losses = F.cross_entropy(logits.float().transpose(1, 2), targets, ignore_index=-1, reduction='none')  # (B, T)
@@ -251,7 +284,7 @@ def loss_by_position(model, data, settings, device, autocast):
         count += (targets >= 0).sum(0).cpu()
     model.train()
     ends = [2 ** n for n in range(T.bit_length()) if 2 ** n < T] + [T]
-    parts = [slice(0 if n == 1 else before, n) for before, n in zip([0, *ends], ends)]
+    parts = [slice(begin, end) for begin, end in zip([0, *ends], ends)]
     return [[n, (total[part].sum() / count[part].sum()).item()] for n, part in zip(ends, parts) if count[part].sum()]
 
 
@@ -320,7 +353,8 @@ def restore(checkpoint, settings, optimizer, scaler, order):
         if checkpoint['cuda_rng'] is not None and torch.cuda.is_initialized():
             torch.cuda.set_rng_state(checkpoint['cuda_rng'])
         step, rows, *numbers = (checkpoint[name] for name in ('step', 'rows', 'total_loss', 'best_loss', 'seconds'))
-        if not (all(list(row) == COLUMNS for row in rows) and rows[-1]['step'] <= step <= settings.max_steps and all(
+        columns = COLUMNS + ['val_accuracy'] * ('labels' in checkpoint['meta'])
+        if not (all(list(row) == columns for row in rows) and rows[-1]['step'] <= step <= settings.max_steps and all(
                 type(number) in (int, float) and abs(number) < 1e15 for row in rows for number in [*row.values(), *numbers])):
             raise ValueError('its log is damaged')
         return step, rows, *numbers
@@ -373,14 +407,16 @@ def train(settings, noted=()):
         what = 'another vocabulary' if checkpoint['meta'].get('characters') != meta.get('characters') else 'other tokens'
         raise SystemExit(f'data/{settings.dataset} has {what} than out/{settings.run} was trained on')
     T, B = settings.block_size, settings.batch_size
-    train_data, val_data = (load_tokens(settings.dataset, split, meta, T, device) for split in ('train', 'val'))
+    labelled = 'labels' in meta
+    train_data, val_data, *test_data = (load_tokens(settings.dataset, split, meta, T, device)
+                                        for split in ('train', 'val', 'test')[:2 + labelled])
 
     torch.manual_seed(settings.seed)
     torch.set_float32_matmul_precision('high')
     config = model_config(settings, meta['vocab_size'])
     model = (model or GPT(config)).to(device)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    print(f'{settings.dataset}: {len(train_data[0]):,} tokens to train on; model: {count:,} parameters, wavelet {config.wavelet}')
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(f'{settings.dataset}: {len(train_data[0]):,} tokens to train on; model: {parameters:,} parameters, wavelet {config.wavelet}')
     matrices = [parameter for parameter in model.parameters() if parameter.dim() == 2]
     others = [parameter for parameter in model.parameters() if parameter.dim() != 2]
     optimizer = torch.optim.AdamW([dict(params=matrices, weight_decay=settings.weight_decay),
@@ -418,11 +454,12 @@ def train(settings, noted=()):
             total, seconds = total_loss.item(), time.perf_counter() - clock  # of training alone
             if due:
                 steps = step - rows[-1]['step'] if rows else 0
-                train_loss = total / steps if steps else evaluate(model, train_data, settings, device, autocast)
-                val_loss = evaluate(model, val_data, settings, device, autocast)
+                train_loss = total / steps if steps else evaluate(model, train_data, settings, device, autocast)[0]
+                val_loss, val_accuracy = evaluate(model, val_data, settings, device, autocast)
                 rows.append(dict(step=step, train_loss=train_loss, val_loss=val_loss,
                                  tokens_per_s=steps * B * T / seconds if steps else 0.0,
-                                 seconds=rows[-1]['seconds'] + seconds if rows else 0.0))
+                                 seconds=rows[-1]['seconds'] + seconds if rows else 0.0,
+                                 **(dict(val_accuracy=val_accuracy) if labelled else {})))
             if not math.isfinite(total + rows[-1]['val_loss']) or not all(p.isfinite().all() for p in model.parameters()):
                 raise SystemExit(f'the loss is no longer a number at step {step}, and nothing of that is saved: train again with a '
                                  f'lower --learning_rate (this was {settings.learning_rate}) or --dtype=float32')
@@ -443,7 +480,7 @@ def train(settings, noted=()):
 
         for group in optimizer.param_groups:
             group['lr'] = learning_rate_at(step, settings)
-        idx, targets = windows(train_data, torch.randint(len(train_data[0]) - T, (B,), generator=order), T, device)
+        idx, targets = windows(train_data, torch.randint(places(train_data, T), (B,), generator=order), T, device)
         with autocast:
             loss = stepped(idx[mine], targets[mine])[1]
         if WORLD > 1:  # the mean of the processes' means, each weighted by its share of the targets that count
@@ -466,10 +503,17 @@ def train(settings, noted=()):
         start = ['python'] if WORLD == 1 else ['torchrun', f'--nproc_per_node={WORLD}', '--']
         raise SystemExit(f'\nstopped after step {step}, all of it saved; this goes on: '
                          + shlex.join([*start, sys.argv[0], '--resume', f'--run={folder.name}']))
+    accuracy = {}
+    for split, data in zip(('val', 'test'), (val_data, *test_data)) if labelled else ():
+        tokens, ends, _ = data
+        loss, accuracy[split] = evaluate(model, data, settings, device, autocast, len(ends))
+        most, label = tokens[ends - 1].long().bincount().max(dim=0)
+        print(f'\r{split}, all {len(ends):,} examples, weights of the last step: loss {loss:.3f}, {accuracy[split]:.2%} right; who '
+              f'always says {meta["labels"][label - first_label(meta)]}, the most frequent label, has {most / len(ends):.2%}')
     draw_loss(folder, rows, meta['vocab_size'])
     if config.wavelet == 'learnable':
         draw_kernels(folder, model)
-    result = dict(settings=asdict(settings), parameters=count, modality=meta['modality'], val_checksum=meta['checksums']['val'],
+    result = dict(settings=asdict(settings), parameters=parameters, val_checksum=meta['checksums']['val'], accuracy=accuracy,
                   machine=f'{device.type}, {dtype}, torch {torch.__version__}',
                   loss_by_position=loss_by_position(model, val_data, settings, device, autocast))
     write_aside(folder / 'result.json', json.dumps(result, indent=1).encode())  # last: who has it is finished
@@ -480,18 +524,20 @@ def report(rows, max_steps, meta):
     """One line of progress from the last row of the log."""
     row, guessing = rows[-1], math.log(meta['vocab_size'])
     if row['step'] == 0:
-        print(f'step 0: loss {row["val_loss"]:.3f}; who guesses blindly has ln({meta["vocab_size"]}) = {guessing:.3f}', flush=True)
+        labels = len(meta.get('labels', []))
+        print(f'step 0: loss {row["val_loss"]:.3f}; who guesses blindly has ln({meta["vocab_size"]}) = {guessing:.3f}'
+              + (f', and ln({labels}) = {math.log(labels):.3f} once it knows that only labels follow' if labels else ''), flush=True)
         return
+    what = f'{row["val_accuracy"]:.1%} right' if 'labels' in meta else in_unit(row['val_loss'], meta['modality'])
     left = round(row['seconds'] * (max_steps - row['step']) / row['step'])
     print(f'step {row["step"]:>5}/{max_steps}  train {row["train_loss"]:.3f}  val {row["val_loss"]:.3f} '
-          f'({in_unit(row["val_loss"], meta["modality"])})  {row["tokens_per_s"]:>7,.0f} tokens/s  '
-          f'{left // 60}:{left % 60:02} left', flush=True)
+          f'({what})  {row["tokens_per_s"]:>7,.0f} tokens/s  {left // 60}:{left % 60:02} left', flush=True)
 
 
 def save(folder, checkpoint, best):
     """log.csv, best.pt where this is the best so far, and last.pt; last, so that it is never ahead of the others."""
     log = io.StringIO()
-    writer = csv.DictWriter(log, COLUMNS, lineterminator='\n')
+    writer = csv.DictWriter(log, list(checkpoint['rows'][0]), lineterminator='\n')
     writer.writeheader()
     writer.writerows(checkpoint['rows'])
     write_aside(folder / 'log.csv', log.getvalue().encode())
@@ -580,6 +626,7 @@ def finished_runs(settings):
                 raise ValueError(f'no row of step {its.max_steps}')
             result['loss_by_position'] = [(int(n), float(nats)) for n, nats in result['loss_by_position']]
             result['parameters'] = int(result['parameters'])
+            result['accuracy'] = {split: float(share) for split, share in result['accuracy'].items()}
             found.setdefault(result['val_checksum'], {}).setdefault(label(its, settings), {})[its.seed] = result
             newest = result['val_checksum']
         except FileNotFoundError:
@@ -604,7 +651,7 @@ def averaged(runs):
     position = [n for n, _ in runs[0]['loss_by_position']]
     by_position = np.mean([[nats for _, nats in run['loss_by_position']] for run in runs], axis=0)
     return dict(steps=steps, loss=losses.mean(0), low=losses.min(0), high=losses.max(0), seconds=seconds.mean(0), seeds=len(runs),
-                parameters=runs[0]['parameters'], position=position, by_position=by_position)
+                parameters=runs[0]['parameters'], position=position, by_position=by_position, accuracy=[run['accuracy'].get('test') for run in runs])
 
 
 def crossing(steps, losses, target):
@@ -680,6 +727,8 @@ def compare(settings):
             else:
                 line += f'{step:>7,.0f} steps, {its_time:>7,.0f} s {ratio(first, step):>8} {ratio(first_time, its_time):>6}'
             line += f' {curve["parameters"] - plain["parameters"]:>+11,} {ratio(curve["seconds"][-1], plain["seconds"][-1]):>7}'
+        if None not in curve['accuracy']:
+            line += f'  {np.mean(curve["accuracy"]):.1%} right ({min(curve["accuracy"]):.1%}-{max(curve["accuracy"]):.1%})'
         print(line.rstrip())
     if not plain:
         print('there is no plain run to compare with: the same command with --wavelet=off makes one')
@@ -704,7 +753,8 @@ def main(settings):
         print('a sample:', '-' * 60, decode_text(model.generate(prompt, 300, temperature=0.8)[0].tolist(), characters),
               '-' * 60, sep='\n')
     print(f'{folder}: validation loss {rows[-1]["val_loss"]:.3f} after {rows[-1]["step"]} steps and {rows[-1]["seconds"]:.0f} '
-          f's of training; see log.csv and loss.png there. More text: python sample.py --run={folder.name}')
+          f's of training; see log.csv and loss.png there. {"Its answers" if "labels" in meta else "More of it"}: '
+          f'python sample.py --run={folder.name}')
     compare(Settings(**json.loads((folder / 'result.json').read_text())['settings']))
 
 

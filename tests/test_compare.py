@@ -29,7 +29,7 @@ def finished(run, losses, seconds=None, parameters=1000, checksum='a', steps=(0,
     rows = zip(steps, losses, seconds or steps, strict=True)
     log = ['step,train_loss,val_loss,tokens_per_s,seconds'] + [f'{step},9,{loss},100,{time}' for step, loss, time in rows]
     (folder / 'log.csv').write_text('\n'.join(log) + '\n')
-    result = dict(settings=asdict(train.Settings(**STEPS | settings)), parameters=parameters, modality='text', val_checksum=checksum,
+    result = dict(settings=asdict(train.Settings(**STEPS | settings)), parameters=parameters, val_checksum=checksum, accuracy={},
                   loss_by_position=[[1, 3.0], [2, 2.5], [256, 2.0]])
     (folder / 'result.json').write_text(json.dumps(result))
 

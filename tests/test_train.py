@@ -113,7 +113,7 @@ def test_only_matrices_are_decayed(tiny):
 
 
 def test_batches_are_windows_of_the_text_and_their_next_tokens():
-    text = torch.arange(100, dtype=torch.uint8), torch.tensor([100])
+    text = torch.arange(100, dtype=torch.uint8), torch.tensor([100]), False
     x, y = train.windows(text, torch.tensor([0, 7, 91]), 8, torch.device('cpu'))
     assert x.tolist() == [[s + t for t in range(8)] for s in (0, 7, 91)] and torch.equal(y, x + 1)
 
@@ -122,7 +122,7 @@ def test_no_window_glues_two_pieces_together():
     lengths = [20, 5, 2, 40, 9]  # shorter and longer than a window of 8 + 1
     ends = torch.tensor(lengths).cumsum(0)
     pieces = torch.repeat_interleave(torch.arange(5), torch.tensor(lengths))
-    data = pieces * 100 + torch.arange(76), ends
+    data = pieces * 100 + torch.arange(76), ends, False
     x, y = train.windows(data, torch.arange(76), 8, torch.device('cpu'))
     counted = y >= 0
     assert (y[counted] == x[counted] + 1 + 0 * y[counted]).all() and (y[counted] // 100 == x[:, :1].expand(-1, 8)[counted] // 100).all()
