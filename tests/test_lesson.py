@@ -1,5 +1,6 @@
 """The lesson: the pictures that wavelet_gpt.py draws of itself, and the matrix that shows who reads the future."""
 
+import math
 import os
 import struct
 import subprocess
@@ -9,6 +10,9 @@ import zlib
 import pytest
 import torch
 
+import leak
+import prepare_data
+import train
 import wavelet_gpt
 from conftest import ROOT
 from wavelet_gpt import GPT, GPTConfig, block_average, causal_haar, cheats, dependence, draw_dependence, future_entries
@@ -187,3 +191,20 @@ def test_a_mixer_may_write_into_its_input_and_the_dice_are_left_alone():
     before = torch.get_rng_state()
     assert dependence(in_place).count_nonzero() == 31
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- too good to be true
+
+
+def test_dice_are_predicted_by_the_leaking_model_alone_and_only_while_it_sees_them(here, monkeypatch):
+    monkeypatch.setattr(train, 'draw_loss', lambda *_: None)
+    dice = torch.randint(2, (4000,), generator=torch.Generator().manual_seed(0)).numpy()
+    prepare_data.write_dataset('dice', dict(train=dice.astype('uint8'), val=dice[::-1].astype('uint8')),
+                               prepare_data.text_meta('ab', 'ab', 'dice'))
+    settings = train.Settings(dataset='dice', n_layer=2, n_head=2, n_embd=32, block_size=16, batch_size=32, max_steps=60,
+                              eval_interval=60, eval_windows=8, learning_rate=1e-2, device='cpu')
+    in_view, step_by_step = leak.compare('causal_haar', causal_haar, settings)
+    assert abs(in_view - math.log(2)) < 0.1 and abs(in_view - step_by_step) < 1e-5
+    in_view, step_by_step = leak.compare('leaking', leak.leaking, settings)
+    assert in_view < 0.55 and step_by_step > 0.69
+    assert wavelet_gpt.causal_haar is causal_haar
