@@ -484,7 +484,7 @@ def draw_staircase(C=128, T=512):
     figure, [[axes]], colour = slide(f'f(i): how many steps coordinate i averages (C = {C}, T = {T})')
     sizes, counts = kernel_sizes(C, T).unique(return_counts=True)
     for level, (f, n, end) in enumerate(zip(sizes.tolist(), counts.tolist(), counts.cumsum(0).tolist())):
-        axes.bar(end - n, level + 1, n, align='edge', color=colour(level / len(sizes)))
+        axes.bar(end - n, level + 1, n, align='edge', color=colour(level / (len(sizes) - 1)))
         axes.text(end - n / 2, level + 1.1, f if f > 1 else 'f = 1: left alone', ha='center')
     axes.set(xlabel='coordinate i', xlim=(0, C), xticks=range(0, C + 1, 16), yticks=[])
     return figure

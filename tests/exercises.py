@@ -126,6 +126,6 @@ if __name__ == '__main__':
     mixers = {'my_filter': my_filter, 'causal_haar': lambda x: causal_haar(x, kernel_sizes(8, 16))}
     try:
         draw_dependence(mixers, C=8).savefig('my_filter.png')
-    except NotImplementedError as error:
-        raise SystemExit(f'my_filter is {error}')
+    except (NotImplementedError, ValueError) as error:
+        raise SystemExit(f'my_filter: {error}')
     print('my_filter.png: your filter beside causal_haar, all coordinates together')

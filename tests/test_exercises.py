@@ -148,12 +148,14 @@ def check_average_backward(backward):
     for f in (4, 2, 8):
         matrix = moved(lambda grad: backward(grad, f))
         for s, t in matrix.tril(-1).nonzero().tolist():
-            raise Broken(f'the gradient of input {s} depends on that of output {t}, earlier: input {s} never enters it')
+            raise Broken(f'the gradient of input {s} depends on that of output {t}, an earlier one, '
+                         f'which input {s} never enters')
         for s, t in matrix.nonzero().tolist():
             need(t - s < f, f'with f={f} the gradient of input {s} depends on that of output {t}, too late for {s}')
         x, grad = random(2, 16, 3).requires_grad_(), random(2, 16, 3).flip(0)
         expected, = torch.autograd.grad(average(x, f), x, grad)
-        need_close(backward(grad, f), expected, f'with f={f} it is not what autograd gives: x(s) enters f means, by 1/f each')
+        need_close(backward(grad, f), expected,
+                   f'with f={f} it is not what autograd gives: x(s) enters f outputs, each with 1/f')
 
 
 def check_learnable_average(learnable):
@@ -296,7 +298,7 @@ WRONG = [
     ('newest_average', lambda past, x, f: torch.cat((past, x), 1)[:, -f:].mean(dim=1, keepdim=True), 'missing are zeros'),
     ('newest_average', lambda past, x, f: torch.cat((past, x), 1).sum(dim=1, keepdim=True) / f, 'has left the window'),
     ('newest_average', lambda past, x, f: past[:, -f:].sum(dim=1, keepdim=True) / f, 'forgets the newest'),
-    ('average_backward', average, 'input 1 never enters it'),
+    ('average_backward', average, 'which input 1 never enters'),
     ('average_backward', lambda grad, f: average(grad.flip(1), f).flip(1) * f, 'not what autograd gives'),
     ('average_backward', lambda grad, f: sum(grad.roll(-s, dims=1) for s in range(f)) / f, 'never enters'),
     ('learnable_average', centred, 'looks into the future'),

@@ -105,6 +105,30 @@ def test_a_filter_of_ones_own_is_drawn_with_its_count_in_the_title():
     assert [axes.get_title() for axes in figure.axes] == ['mine\nfuture entries: 4', 'causal\nfuture entries: 0']
 
 
+def labels(figure):
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_the_staircase_names_every_kernel_size_and_the_line_of_text_every_lag():
+    assert labels(wavelet_gpt.draw_staircase(32, 64))[1:] == ['2', '4', '8', '16', '32', '64']
+    said = labels(wavelet_gpt.draw_line_of_text())
+    for k in range(5):
+        assert f'f = {2 ** k}' in said and f'{(2 ** k - 1) / 2:g} steps late' in said
+
+
+@pytest.mark.parametrize('f', [2, 8, 16])
+def test_the_coloured_wires_lead_from_the_last_f_inputs_to_one_output_and_no_wire_from_the_future(f):
+    lines = wavelet_gpt.draw_wiring(f=f, t=15).axes[0].lines
+    wires = [(line.get_xdata(), line.get_ydata(), line.get_color() != '0.9') for line in lines]
+    assert all(source <= target for (source, target), _, _ in wires)
+    reached = {15}
+    for row in range(f.bit_length() - 2, -1, -1):
+        coloured = {(source, target) for (source, target), (low, _), used in wires if used and low == row}
+        assert {target for _, target in coloured} == reached and len(coloured) == 2 * len(reached)
+        reached = {source for source, _ in coloured}
+    assert reached == set(range(16 - f, 16))
+
+
 # --- the matrix
 
 
