@@ -124,8 +124,11 @@ def my_filter(x):
 
 if __name__ == '__main__':
     mixers = {'my_filter': my_filter, 'causal_haar': lambda x: causal_haar(x, kernel_sizes(8, 16))}
+    picture = Path('out/lesson/my_filter.png')
     try:
-        draw_dependence(mixers, C=8).savefig('my_filter.png')
-    except (NotImplementedError, ValueError) as error:
+        figure = draw_dependence(mixers, C=8)
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(picture)
+    except (NotImplementedError, ValueError, ImportError, OSError) as error:
         raise SystemExit(f'my_filter: {error}')
-    print('my_filter.png: your filter beside causal_haar, all coordinates together')
+    print(f'{picture}: your filter beside causal_haar, all coordinates together')
