@@ -505,7 +505,7 @@ def draw_impulse_and_step():
 
 
 def draw_line_of_text(line='with the words "DRINK ME," beautifully printed on it'):
-    """The capitals of a line of Alice in Wonderland: the longer the window, the smoother and later, by (f - 1)/2 steps."""
+    """The capitals of a line of Alice in Wonderland: longer windows are smoother, and later by (f - 1)/2 steps."""
     figure, [[axes]], colour = slide('Where are the capitals? One line of text at five resolutions')
     t, sizes = torch.arange(len(line)) + 0.5, torch.tensor([1, 2, 4, 8, 16])
     signal = torch.tensor([float(letter.isupper()) for letter in line])  # (T,)
