@@ -9,6 +9,7 @@ whose authors published no code: what follows is written from the description of
 Read in this order: kernel_sizes (which coordinate sees how far), causal_haar (the averages; _ShiftedAdds below it does
 them), GPT.forward (where they go). Everything else is the GPT-2 decoder as nanoGPT writes it, with nanoGPT's parameter
 names: with wavelet='off' this file loads a nanoGPT state_dict and gives its logits.
+`python wavelet_gpt.py` draws the lesson, from these very functions: see the end of the file.
 
     letter       meaning                                                     in the paper
     B            batch: how many sequences at once
@@ -419,3 +420,167 @@ class GPT(nn.Module):
     def generate(self, idx, max_new_tokens, temperature=1.0, top_k=None, use_cache=True):
         """idx (B, T0) and its continuation: (B, T0 + max_new_tokens). See stream."""
         return torch.cat((idx, *self.stream(idx, max_new_tokens, temperature, top_k, use_cache)), dim=1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The lesson: python wavelet_gpt.py draws pictures of the functions above. The model does not need what follows.
+
+
+def dependence(mixer, T=16, C=1):
+    """Which input step moves which output step: |d out(t) / d in(s)|, summed over the coordinates: (T, T).
+
+    mixer: any function or module from x (1, T, C) to the same shape. Above the diagonal, in row t, stands its future.
+    These are slopes at one random x; only of a linear mixer are they the same everywhere. ValueError where the mixer
+    changes the shape, or has no slope at all.
+    """
+    x = torch.randn(1, T, C, generator=torch.Generator().manual_seed(0))
+    slopes = torch.autograd.functional.jacobian(lambda x: mixer(x.clone()), x)  # (1, T, C) of out, (1, T, C) of x
+    if slopes.shape != 2 * x.shape:
+        raise ValueError(f'the mixer makes {tuple(slopes.shape[:-3])} of x {tuple(x.shape)}: it must keep the shape')
+    if not 0 < slopes.abs().sum() < math.inf:  # they would count as no future entry
+        raise ValueError('the slopes of the mixer are all zero, or not finite: does it leave torch, or detach x?')
+    return slopes.abs().sum(dim=(0, 2, 3, 5))
+
+
+def future_entries(matrix):
+    """How many entries of a dependence matrix look ahead. Below 1e-5 of the largest they count as round-off."""
+    return int((matrix.triu(1) > 1e-5 * matrix.max()).sum())
+
+
+def block_average(x, f):
+    """What a DWT gives, repeated to full length: every step of x (B, T, C) gets the mean of its block of f steps."""
+    return torch.cat([block.mean(dim=1, keepdim=True).expand_as(block) for block in x.split(f, dim=1)], dim=1)
+
+
+def cheats(T=16, f=4):
+    """Smoothing over f steps in ways that read the future: name -> mixer."""
+    k = torch.arange(T)
+    slow = F.normalize(torch.cos(math.pi / T * (k + 0.5) * k[:T // f, None]))  # (T / f, T), the slowest
+    box = torch.fft.rfft(torch.ones(f, 1) / f, n=T, dim=0)  # the window's spectrum
+    return {'block average, repeated': lambda x: block_average(x, f),
+            'undecimated, looking ahead': lambda x: sum(x.roll(-s, dims=1) for s in range(f)) / f,
+            'FNet, an FFT over time': lambda x: torch.fft.fft(torch.fft.fft(x, dim=2), dim=1).real,
+            'DCT, slow cosines kept': lambda x: slow.T @ (slow @ x),
+            'FFT convolution, unpadded': lambda x: torch.fft.irfft(torch.fft.rfft(x, dim=1) * box, n=T, dim=1)}
+
+
+def slide(title, *shape):
+    """A 16:9 figure for a lecture hall, its axes (rows, columns), and colour(0..1): sharp dark, a long window bright."""
+    from matplotlib import colormaps, rcParams
+    from matplotlib.figure import Figure  # without pyplot: no window, no display needed
+    rcParams.update({'font.size': 18, 'axes.titlesize': 18, 'figure.titlesize': 24, 'lines.linewidth': 4,
+                     'ytick.left': False, **{f'axes.spines.{side}': False for side in ('top', 'right', 'left')}})
+    figure = Figure(figsize=(12.8, 7.2), dpi=100, layout='constrained')
+    figure.get_layout_engine().set(w_pad=0.2, h_pad=0.15)
+    figure.suptitle(title)
+    return figure, figure.subplots(*shape, squeeze=False), lambda share: colormaps['viridis'](0.8 * share)
+
+
+FUTURE = dict(facecolor='none', edgecolor='#d62728', hatch='//', linewidth=0)  # in every picture
+
+
+def draw_staircase(C=128, T=512):
+    """Half of the coordinates stay sharp; the others are shared out among the levels, and f doubles at each."""
+    figure, [[axes]], colour = slide(f'f(i): how many steps coordinate i averages (C = {C}, T = {T})')
+    sizes, counts = kernel_sizes(C, T).unique(return_counts=True)
+    for level, (f, n, end) in enumerate(zip(sizes.tolist(), counts.tolist(), counts.cumsum(0).tolist())):
+        axes.bar(end - n, level + 1, n, align='edge', color=colour(level / (len(sizes) - 1)))
+        axes.text(end - n / 2, level + 1.1, f if f > 1 else 'f = 1: left alone', ha='center')
+    axes.set(xlabel='coordinate i', xlim=(0, C), xticks=range(0, C + 1, 16), yticks=[])
+    return figure
+
+
+def draw_impulse_and_step():
+    """A spike comes out as a box of f steps and height 1/f, a step as a ramp of f steps; nothing comes out early."""
+    figure, [panels], colour = slide('What comes in at t = 4, averaged over f = 1, 2, 4 and 8 steps', 1, 2)
+    x = torch.zeros(2, 16, 4)
+    x[0, 4], x[1, 4:] = 1, 1
+    for axes, title, out in zip(panels, ('an impulse', 'a step'), causal_haar(x, torch.tensor([1, 2, 4, 8]))):
+        for level, y in enumerate(out.T):
+            axes.stairs(y, baseline=None, color=colour(level / 3), linewidth=4)
+            axes.text(3.5 + 2 ** level, y.max() + 0.02, 2 ** level, ha='center')
+        axes.set_title(title, pad=24)
+        axes.set(xlabel='time step t', xticks=range(0, 17, 4), yticks=[0, 0.5, 1])
+    return figure
+
+
+def draw_line_of_text(line='with the words "DRINK ME," beautifully printed on it'):
+    """The capitals of a line of Alice in Wonderland: longer windows are smoother, and later by (f - 1)/2 steps."""
+    figure, [[axes]], colour = slide('Where are the capitals? One line of text at five resolutions')
+    t, sizes = torch.arange(len(line)) + 0.5, torch.tensor([1, 2, 4, 8, 16])
+    signal = torch.tensor([float(letter.isupper()) for letter in line])  # (T,)
+    means = causal_haar(signal[None, :, None].expand(1, -1, 5), sizes)[0].T  # (5, T)
+    centres = (means * t).sum(dim=1) / means.sum(dim=1)
+    for level, (f, mean, centre) in enumerate(zip(sizes.tolist(), means, centres)):
+        axes.stairs(mean - 1.2 * level, baseline=-1.2 * level, color=colour(level / 4), fill=True)
+        axes.text(0, -1.2 * level, f'f = {f}')
+        axes.text(len(line), -1.2 * level, f'{centre - centres[0]:g} steps late', ha='right')
+    axes.plot(centres, -1.2 * torch.arange(5), 'ko-', markersize=12, clip_on=False)
+    for at, letter in zip(t, line):
+        axes.text(at, 1.2, letter, ha='center', family='monospace', weight='bold' if letter.isupper() else 'normal')
+    axes.set(xlim=(0, len(line)), ylim=(-5, 1.2), xticks=[], yticks=[])
+    return figure
+
+
+def draw_wiring(T=16, f=8, t=11):
+    """The adds at shifts 1, 2, 4 gather the last 8 steps with 3 adds instead of 7, and no wire leads from the future."""
+    levels = haar_levels([f])
+    figure, [[axes]], colour = slide(f'{len(levels)} shifted adds make the mean of {f} steps: what output {t} is made of')
+    for row, (shift, _) in enumerate(levels):
+        for s in range(T):
+            used = 0 <= t - s < f and (t - s) % (2 * shift) == 0  # output t needs this sum of 2 * shift steps
+            for source in (s, s - shift)[:1 + (s >= shift)]:
+                shade = colour((row + 1) / len(levels)) if used else '0.9'
+                axes.plot((source, s), (row, row + 1), color=shade, zorder=1 + used)
+    for row in range(len(levels) + 1):
+        axes.scatter(range(T), [row] * T, 200, color=colour(row / len(levels)), zorder=3)
+    axes.axvspan(t + 0.5, T - 0.5, **FUTURE)
+    axes.set(xlabel='time step', xticks=range(T), yticks=range(len(levels) + 1),
+             yticklabels=['x(t)'] + [f'+ {shift} back' for shift, _ in levels], xlim=(-0.5, T - 0.5))
+    return figure
+
+
+def draw_dependence(mixers=None, T=16, C=1):
+    """Which input moves which output: causal_haar reads nothing of the future, and each of these other ways does."""
+    mixers = mixers or {'causal_haar': lambda x: causal_haar(x, torch.tensor([4])), **cheats(T)}
+    columns = min(3, len(mixers))
+    title = 'Which inputs s (across) move output t (down)?  Red: it reads the future'
+    figure, panels, _ = slide(title, -(-len(mixers) // columns), columns)
+    for axes in panels.flat[len(mixers):]:
+        axes.remove()
+    for axes, (name, mixer) in zip(panels.flat, mixers.items()):
+        matrix, past, step = dependence(mixer, T, C), torch.ones(T, T).tril() > 0, torch.arange(T + 1) - 0.5
+        seen = torch.where(matrix > 1e-5 * matrix.max(), matrix / matrix.max(), math.nan)
+        axes.imshow(torch.where(past, seen, math.nan).numpy(), cmap='Purples', vmin=-1, vmax=1)
+        axes.imshow(torch.where(past, math.nan, seen).numpy(), cmap='Reds', vmin=-1, vmax=1.4)
+        axes.fill_between(step, -0.5, step, step='post', **FUTURE)
+        axes.set(title=f'{name}\nfuture entries: {future_entries(matrix)}', xticks=[], yticks=[])
+        axes.spines[:].set(visible=True, color='0.8')
+    return figure
+
+
+def main():
+    import argparse
+    import os
+    from pathlib import Path
+    parser = argparse.ArgumentParser(description='Draw the lesson: f(i), causal_haar, and how not to do it.')
+    parser.add_argument('--out', default='out/lesson', type=Path, help='the folder for the pictures [out/lesson]')
+    folder = parser.parse_args().out
+    aside = folder / 'lesson.part'  # renamed when it is whole: never half a picture
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for draw in (draw_staircase, draw_impulse_and_step, draw_line_of_text, draw_wiring, draw_dependence):
+            path = folder / (draw.__name__.removeprefix('draw_') + '.png')
+            draw().savefig(aside, format='png')
+            os.replace(aside, path)
+            print(f'{path}: {draw.__doc__}')
+    except ImportError as error:
+        raise SystemExit(f'{error}: the pictures need matplotlib, pip install matplotlib')
+    except OSError as error:
+        if aside.exists():
+            aside.unlink()
+        raise SystemExit(f'could not write to {folder}: {error.strerror}')
+
+
+if __name__ == '__main__':
+    main()

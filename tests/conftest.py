@@ -14,6 +14,10 @@ os.environ['OMP_NUM_THREADS'] = '1'  # for the scripts that tests start: tiny mo
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption('--mine', action='store_true', help='test_exercises.py tests exercises.py in place of answers.py')
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """An empty current directory: the scripts read and write data/ and out/ there."""
