@@ -67,7 +67,7 @@ def kernel_sizes(n_embd, block_size, fraction=0.5, min_level=1, max_level=None):
     return torch.cat((torch.ones(first, dtype=torch.long), 2 ** level))
 
 
-def causal_haar(x, kernel_size, levels=None):
+def causal_haar(x, kernel_size, shifts=None):
     """Average coordinate i of x over its last kernel_size[i] time steps, with zeros before the first step.
 
         x_n(t, i) = 1/f(i) * sum of x(m, i) for m = t - f(i) + 1 .. t
@@ -77,7 +77,7 @@ def causal_haar(x, kernel_size, levels=None):
 
     x            (B, T, C) floating point, any T; sums in float32 at least, returned in the dtype of x
     kernel_size  (C,) integers, positive powers of two in any order, on the device of x
-    levels       haar_levels(kernel_size) for an ascending kernel_size, to save reading it back from a GPU every time
+    shifts       haar_shifts(kernel_size) for an ascending kernel_size, to save reading it back from a GPU every time
     returns      (B, T, C)
     Raises ValueError for other shapes, other numbers, or an x that is not floating point.
     """
@@ -88,19 +88,19 @@ def causal_haar(x, kernel_size, levels=None):
     if x.dim() < 2 or kernel_size.shape != x.shape[-1:]:
         raise ValueError(f'kernel_size has the shape {tuple(kernel_size.shape)} and x {tuple(x.shape)}: '
                          f'need x (B, T, C) and kernel_size (C,)')
-    if levels is None:
+    if shifts is None:
         sizes = kernel_size.tolist()
         wrong = [f for f in sizes if f < 1 or f & (f - 1)]
         if wrong:
             raise ValueError(f'kernel_size holds {wrong[0]}: every window must be a positive power of two (1, 2, 4 ...)')
         if sizes != sorted(sizes):
-            order = torch.argsort(kernel_size)
+            order = torch.argsort(kernel_size)  # the GPT never comes here: its f(i) ascends
             return causal_haar(x[..., order], kernel_size[order])[..., torch.argsort(order)]
-        levels = haar_levels(sizes)
-    return _ShiftedAdds.apply(x, kernel_size, levels, False)
+        shifts = haar_shifts(sizes)
+    return _ShiftedAdds.apply(x, kernel_size, shifts, False)
 
 
-def haar_levels(kernel_size):
+def haar_shifts(kernel_size):
     """The shifted adds that an ascending list of kernel sizes needs: a tuple of (shift, first), shift = 1, 2, 4 ...
 
     first is the first coordinate whose window is longer than shift, and so has to be doubled once more. Of [1, 2, 4]:
@@ -112,43 +112,43 @@ def haar_levels(kernel_size):
 
 
 class _ShiftedAdds(torch.autograd.Function):
-    """Means over windows that end at t (or, with reverse, that begin at t), zeros beyond the ends.
+    """Means over windows that end at t, or with reverse, for the backward, that begin at t; zeros beyond the ends.
 
     A sum over 2s steps is two sums over s steps, s apart: a(t) <- a(t) + a(t - s) for s = 1, 2, 4 ..., each step for
-    those coordinates only whose window is longer than s ("algorithme a trous"). Only additions of values in the window
-    ever reach an output, so causality and locality hold to the last bit; a difference of cumulative sums or an FFT
-    computes the same means with a round-off that other time steps can be read from.
+    those coordinates only whose window is longer than s ("algorithme a trous"); the first s steps stay, since zeros come
+    before them. Only additions of values in the window ever reach an output, so causality and locality hold to the last
+    bit; a difference of cumulative sums or an FFT computes the same means with a round-off that other time steps can be
+    read from.
     """
     generate_vmap_rule = True  # torch.vmap may derive the batched form from what follows
 
     @staticmethod
-    def forward(x, kernel_size, levels, reverse):
-        # Powers of two: exact (above 1e-38 f). The product with a float32 lifts bfloat16 and float16 to it.
+    def forward(x, kernel_size, shifts, reverse):
+        # Divided first, which costs no bit: f is a power of two. The product with a float32 lifts bfloat16 and float16.
         a = x * (1.0 / kernel_size.float())
-        for shift, first in levels:
+        for shift, first in shifts:
             if shift >= x.size(-2):
                 break  # the window already holds everything there is
-            if torch.compiler.is_compiling():
-                # The same adds out of place: torch.compile fuses two of them into one kernel, and none of those below.
-                moved = F.pad(a, (0, 0, -shift, shift) if reverse else (0, 0, shift, -shift))
-                a = torch.where(kernel_size > shift, a + moved, a)
-            else:
+            if not torch.compiler.is_compiling():
                 early, late = a[..., :-shift, first:], a[..., shift:, first:]
                 if reverse:
                     early += late.clone()  # cloned, since the views overlap and each must see the other's old values
                 else:
                     late += early.clone()
+            else:  # the same adds out of place: torch.compile fuses these, and not those above
+                moved = F.pad(a, (0, 0, -shift, shift) if reverse else (0, 0, shift, -shift))
+                a = torch.where(kernel_size > shift, a + moved, a)
         # Not to() where it would change nothing: torch.compile of 2.11 loses the gradient behind such a to().
         return a if a.dtype == x.dtype else a.to(x.dtype)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        _, ctx.kernel_size, ctx.levels, ctx.reverse = inputs  # no activation: the operation is linear in x
+        _, ctx.kernel_size, ctx.shifts, ctx.reverse = inputs  # no activation: the operation is linear in x
 
     @staticmethod
     def backward(ctx, grad):
         # x(s) enters the outputs s .. s + f - 1, so its gradient is the mean of theirs: the same adds, time reversed.
-        return _ShiftedAdds.apply(grad, ctx.kernel_size, ctx.levels, not ctx.reverse), None, None, None
+        return _ShiftedAdds.apply(grad, ctx.kernel_size, ctx.shifts, not ctx.reverse), None, None, None
 
 
 def causal_ema(x, alpha):
@@ -310,11 +310,11 @@ class GPT(nn.Module):
             # Not persistent: f(i) follows from the config, so on adds nothing to a checkpoint; only learnable kernels do.
             f = config.kernel_sizes()
             self.register_buffer('kernel_size', f, persistent=False)  # (C,)
-            self.levels = haar_levels(f.tolist())
+            self.shifts = haar_shifts(f.tolist())
             # For generation, the averages as weights of the newest steps, the newest, of age 0, last: to weight and sum
             # what one step needs takes a tenth of the time that causal_haar needs for all steps.
-            age = torch.arange(config.block_size - 1, -1, -1)[:, None]
-            weights = (age < f) / f
+            age = torch.arange(config.block_size - 1, -1, -1)[:, None]  # (block_size, 1)
+            weights = (age < f) / f  # (block_size, C)
             if config.wavelet == 'ema':  # alpha falls in equal steps: a window of f steps has alpha = 2 / (f + 1)
                 alpha = torch.ones(config.n_embd)
                 alpha[f > 1] = torch.linspace(2 / (f[f > 1].min() + 1), 2 / (f.max() + 1), int((f > 1).sum()))
@@ -334,19 +334,23 @@ class GPT(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer) if adds_to_stream else 0.02)
 
     def average(self, x, n, memory=None, begin=0):
-        """The averages of x (B, T, C) before block n; or (B, 1, C), of one step whose earlier steps are remembered."""
+        """The averages of x (B, T, C) before block n; or (B, 1, C), of one step whose earlier steps are remembered.
+
+        The remembered steps are averaged by weights that the constructor makes: who changes the average here changes
+        them too, or generates with use_cache=False.
+        """
         if memory is not None:
             past = remember(memory['x'], x, begin, dim=1)  # (B, begin + T, C)
             if begin > 0:
                 return (past * memory['weights'][-past.size(1):]).sum(dim=1, keepdim=True)  # (B, 1, C)
-            memory['weights'] = self.weights
+            memory['weights'] = self.weights  # (block_size, C); learned ones are laid out once here, not at every token
             if self.config.wavelet == 'learnable':
                 memory['weights'] = self.averages[n - 1].weights(x.size(2), self.config.block_size)
         if self.config.wavelet == 'learnable':
             return self.averages[n - 1](x)
         if self.config.wavelet == 'ema':
             return causal_ema(x, self.alpha)
-        return causal_haar(x, self.kernel_size, self.levels)
+        return causal_haar(x, self.kernel_size, self.shifts)
 
     def new_cache(self, B):
         """Room for what generation remembers of B sequences: a dictionary a block, of its keys and values and of what
@@ -524,7 +528,7 @@ def draw_line_of_text(line='with the words "DRINK ME," beautifully printed on it
 
 def draw_wiring(T=16, f=8, t=11):
     """The adds at shifts 1, 2, 4 gather the last 8 steps with 3 adds instead of 7, and no wire leads from the future."""
-    levels = haar_levels([f])
+    levels = haar_shifts([f])
     figure, [[axes]], colour = slide(f'{len(levels)} shifted adds make the mean of {f} steps: what output {t} is made of')
     for row, (shift, _) in enumerate(levels):
         for s in range(T):

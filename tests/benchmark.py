@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 import prepare_data
 import train
-from wavelet_gpt import GPT, GPTConfig, causal_haar, haar_levels, kernel_sizes
+from wavelet_gpt import GPT, GPTConfig, causal_haar, haar_shifts, kernel_sizes
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
@@ -66,7 +66,7 @@ def alternatives(kernel_size, T):
     """Other ways to the same means (up to rounding), as functions of x (B, T, C)."""
     sizes = kernel_size.tolist()
     device = kernel_size.device
-    levels = haar_levels(sizes)
+    shifts = haar_shifts(sizes)
     C, averaged = len(sizes), [i for i, f in enumerate(sizes) if f > 1]
     groups = [(f, sizes.index(f), sizes.index(f) + sizes.count(f)) for f in sorted(set(sizes))]  # (f, first, end)
     t = torch.arange(T, device=device)
@@ -79,7 +79,7 @@ def alternatives(kernel_size, T):
 
     def autograd(x):
         a, done = x * (1.0 / kernel_size), []
-        for (shift, first), (_, following) in zip(levels, (*levels[1:], (0, C))):
+        for (shift, first), (_, following) in zip(shifts, (*shifts[1:], (0, C))):
             if not done:
                 done, a = [a[..., :first]], a[..., first:]
             a = a + F.pad(a, (0, 0, shift, -shift))
@@ -121,10 +121,10 @@ def forward_backward(function, x):
 def benchmark_operation(shape, dtype, rounds, goal):
     x = torch.randn(shape, device=DEVICE).to(dtype)
     kernel_size = kernel_sizes(shape[2], shape[1]).to(DEVICE)
-    levels = haar_levels(kernel_size.tolist())
-    functions = {'copy': lambda: x.clone(), 'causal_haar': forward_backward(lambda x: causal_haar(x, kernel_size, levels), x)}
+    shifts = haar_shifts(kernel_size.tolist())
+    functions = {'copy': lambda: x.clone(), 'causal_haar': forward_backward(lambda x: causal_haar(x, kernel_size, shifts), x)}
     if DEVICE == 'cuda':
-        compiled = torch.compile(lambda x: causal_haar(x, kernel_size, levels))
+        compiled = torch.compile(lambda x: causal_haar(x, kernel_size, shifts))
         functions['causal_haar, compiled'] = forward_backward(compiled, x)
     exact = causal_haar(x, kernel_size)
     if dtype == torch.float32:
@@ -144,8 +144,8 @@ def benchmark_growth():
     for T in (512, 16384):
         x = torch.randn(16384 // T, T, 128, device=DEVICE)
         kernel_size = kernel_sizes(128, T).to(DEVICE)
-        levels = haar_levels(kernel_size.tolist())
-        functions[T] = forward_backward(lambda x, k=kernel_size, levels=levels: causal_haar(x, k, levels), x)
+        shifts = haar_shifts(kernel_size.tolist())
+        functions[T] = forward_backward(lambda x, k=kernel_size, shifts=shifts: causal_haar(x, k, shifts), x)
     times = take_turns(functions, 20)
     row('causal_haar a token, T = 16384', 'T = 512', f'{ratio(times, 16384, 512):.2f}', f'<= {14 / 9:.2f}, as log T')
 

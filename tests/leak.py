@@ -21,7 +21,7 @@ import wavelet_gpt
 from prepare_data import decode_text
 
 
-def leaking(x, kernel_size, levels=None):
+def leaking(x, kernel_size, shifts=None):
     """The mistake: coordinate i of x (B, T, C) is averaged over the block of f(i) steps that t is in."""
     sizes = kernel_size.unique().tolist()
     return torch.cat([wavelet_gpt.block_average(x[..., kernel_size == f], f) for f in sizes], dim=2)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import grad, vmap
 
-from wavelet_gpt import causal_haar, haar_levels, kernel_sizes
+from wavelet_gpt import causal_haar, haar_shifts, kernel_sizes
 
 
 def double_loop(x, kernel_size):
@@ -131,7 +131,7 @@ def test_what_cannot_be_averaged_is_refused_by_name(x, sizes, named):
         causal_haar(x, torch.tensor(sizes))
 
 
-def test_shapes_and_types_are_checked_also_where_the_levels_are_given():
+def test_shapes_and_types_are_checked_also_where_the_shifts_are_given():
     with pytest.raises(ValueError, match='int64'):
         causal_haar(torch.ones(1, 4, 2).long(), torch.tensor([1, 2]), ((1, 1),))
     with pytest.raises(ValueError, match=r'\(2,\)'):
@@ -187,16 +187,16 @@ def test_vmap_is_a_loop_over_examples_also_for_gradients():
 def test_autocast_changes_nothing():
     x, k = torch.randn(2, 64, 16), kernel_sizes(16, 64)
     with torch.autocast('cpu', torch.bfloat16):
-        assert torch.equal(causal_haar(x, k), causal_haar(x, k, haar_levels(k.tolist())))
+        assert torch.equal(causal_haar(x, k), causal_haar(x, k, haar_shifts(k.tolist())))
     assert causal_haar(x, k).dtype == torch.float32
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_torch_compile_gives_the_same_values_and_gradients(dtype):
     k = kernel_sizes(8, 16)
-    levels = haar_levels(k.tolist())
+    shifts = haar_shifts(k.tolist())
     torch.compiler.reset()
-    compiled = torch.compile(lambda x: causal_haar(x, k, levels), backend='aot_eager', fullgraph=True)
+    compiled = torch.compile(lambda x: causal_haar(x, k, shifts), backend='aot_eager', fullgraph=True)
     x = torch.randn(2, 16, 8).to(dtype)
     results = []
     for function in (compiled, lambda x: causal_haar(x, k)):
