@@ -771,7 +771,7 @@ def prepare_wav(folder, name):
 # Long Range Arena: a long sequence, then its label as the next token
 #
 # A piece is an example: its tokens, and last its label. The labels are the last ids of the vocabulary. Nothing is padded
-# here; train.py pads behind the label, where a causal model cannot see it.
+# here; train.py pads from the place of the label on, where a causal model cannot see it.
 
 LABELLED = 'listops', 'bytes', 'pixels'  # the modalities of labelled data
 OPERATORS = {'[MIN': min, '[MAX': max, '[MED': lambda digits: int(statistics.median(digits)),

@@ -6,7 +6,7 @@ Let a trained model continue a prompt: text to read, a .mid or a .wav to hear, e
     python sample.py --run=maestro-on --prompt=mine.mid           continue this piece: out/maestro-on/sample.mid and .png
     python sample.py --run=youtubemix-on --num_tokens=32000       two seconds of sound: out/youtubemix-on/sample.wav and .png
     python sample.py --temperature=0                              always the likeliest token
-    python sample.py --run=listops-on --prompt="[SM 9 8 ]"        its likeliest labels; without a prompt, those of test examples
+    python sample.py --run=listops-64-on                          examples of the test split, their likeliest labels, the right one
 """
 
 import io

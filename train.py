@@ -8,7 +8,7 @@ Train a GPT with causal Haar averages between its blocks, and without them, and 
     python train.py --compare           no training: compare the finished runs on stdlib once more
     torchrun --nproc_per_node=2 train.py    two processes, a GPU each where there are GPUs; they share every batch
 
-Everything goes to out/<run>/: log.csv, loss.png, the checkpoints last.pt and best.pt for sample.py, and at the end result.json.
+Everything goes to out/<run>/: log.csv, loss.png, the checkpoints last.pt and best.pt for sample.py, at the end result.json.
 Then all finished runs on the same data are compared: a table, and their curves in out/<dataset>.png.
 """
 
@@ -227,16 +227,16 @@ def windows(data, starts, T, device):
     Of labelled data, the examples number starts (B,), each from its first token on, and -1 for all that follows but the
     label. Shorter ones are padded (with token 0) from the label on, where causality hides it from every position that
     counts, so that nothing needs a mask: before the first token there is nothing to attend to, and the averages take
-    zeros there, at any length alike. Padding on the left would be content to both.
+    zeros there, at any length alike. Padding on the left both would read as content.
     """
     tokens, ends, labelled = data
     starts = starts.to(tokens.device)
     begins = F.pad(ends, (1, 0))
     piece = starts if labelled else torch.searchsorted(ends, starts, right=True)  # (B,)
     starts = begins[piece] if labelled else starts.minimum(ends[piece] - T - 1).maximum(begins[piece])
-    at = starts[:, None] + torch.arange(T + 1, device=tokens.device)  # (B, T + 1)
+    at = starts[:, None] + torch.arange(T + 1, device=tokens.device)  # (B, T + 1), where each token stands in the data
     sequences = tokens[at.clamp(max=len(tokens) - 1)].to(device).long()  # one gather
-    last = ends[piece, None] - 1
+    last = ends[piece, None] - 1  # (B, 1), where the last token of the piece stands, of labelled data the label
     following = sequences.masked_fill((at != last if labelled else at > last).to(device), -1)
     if labelled:
         sequences = sequences.masked_fill((at >= last).to(device), 0)
@@ -252,8 +252,8 @@ def fixed_windows(data, settings, device, number):
 
 @torch.no_grad()
 def evaluate(model, data, settings, device, autocast, number=None):
-    """Mean loss in nats a token, and the share of tokens that the model holds for the likeliest, over number fixed
-    windows; eval_windows of them if left open, else with progress."""
+    """Mean loss in nats a token, and the share of targets that were the model's likeliest token, over number fixed windows:
+    eval_windows of them if left open; if given, progress is printed."""
     model.eval()
     total = right = count = 0
     for idx, targets in fixed_windows(data, settings, device, number or settings.eval_windows):
@@ -272,7 +272,7 @@ def evaluate(model, data, settings, device, autocast, number=None):
 @torch.no_grad()
 def loss_by_position(model, data, settings, device, autocast):
     """Where in the context the loss arises: pairs [n, nats] over the windows of evaluate, nats being the mean loss of the
-    predictions that see more than n / 2 and at most n tokens, for n = 1, 2, 4 ... block_size."""
+    predictions that see at most n tokens, and more than the n before: n = 1, 2, 4 ... and block_size."""
     T = settings.block_size
     total, count = torch.zeros(2, T, dtype=torch.double)
     model.eval()
@@ -416,7 +416,8 @@ def train(settings, noted=()):
     config = model_config(settings, meta['vocab_size'])
     model = (model or GPT(config)).to(device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    print(f'{settings.dataset}: {len(train_data[0]):,} tokens to train on; model: {parameters:,} parameters, wavelet {config.wavelet}')
+    print(f'{settings.dataset}: {len(train_data[0]):,} tokens to train on; model: {parameters:,} parameters, '
+          f'wavelet {config.wavelet}')
     matrices = [parameter for parameter in model.parameters() if parameter.dim() == 2]
     others = [parameter for parameter in model.parameters() if parameter.dim() != 2]
     optimizer = torch.optim.AdamW([dict(params=matrices, weight_decay=settings.weight_decay),
@@ -447,7 +448,8 @@ def train(settings, noted=()):
         stop = torch.tensor(len(noted))
         if WORLD > 1:
             dist.all_reduce(stop)  # all stop at the same step; on the CPU, so that nothing waits for a GPU
-        due = (step % settings.eval_interval == 0 or step == settings.max_steps) and (not rows or step > rows[-1]['step'])
+        due = step % settings.eval_interval == 0 or step == settings.max_steps
+        due = due and (not rows or step > rows[-1]['step'])  # a resumed run may have the row of its step already
         if due or stop:
             if WORLD > 1:
                 dist.all_reduce(total_loss.div_(WORLD))
@@ -508,13 +510,13 @@ def train(settings, noted=()):
         tokens, ends, _ = data
         loss, accuracy[split] = evaluate(model, data, settings, device, autocast, len(ends))
         most, label = tokens[ends - 1].long().bincount().max(dim=0)
-        print(f'\r{split}, all {len(ends):,} examples, weights of the last step: loss {loss:.3f}, {accuracy[split]:.2%} right; who '
-              f'always says {meta["labels"][label - first_label(meta)]}, the most frequent label, has {most / len(ends):.2%}')
+        print(f'\r{split}, all {len(ends):,} examples, weights of the last step: loss {loss:.3f}, {accuracy[split]:.2%} right; '
+              f'who always says {meta["labels"][label - first_label(meta)]}, the most frequent label, has {most / len(ends):.2%}')
     draw_loss(folder, rows, meta['vocab_size'])
     if config.wavelet == 'learnable':
         draw_kernels(folder, model)
-    result = dict(settings=asdict(settings), parameters=parameters, val_checksum=meta['checksums']['val'], accuracy=accuracy,
-                  machine=f'{device.type}, {dtype}, torch {torch.__version__}',
+    result = dict(settings=asdict(settings), parameters=parameters, machine=f'{device.type}, {dtype}, torch {torch.__version__}',
+                  val_checksum=meta['checksums']['val'], accuracy=accuracy,
                   loss_by_position=loss_by_position(model, val_data, settings, device, autocast))
     write_aside(folder / 'result.json', json.dumps(result, indent=1).encode())  # last: who has it is finished
     return model, meta, folder, rows
@@ -619,7 +621,8 @@ def finished_runs(settings):
             result = json.loads((path.parent / 'result.json').read_text(encoding='utf-8'))
             its = Settings(**result['settings'])
             with open(path, newline='', encoding='utf-8') as file:
-                result['log'] = {int(row['step']): {name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file)}
+                rows = [{name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file)]
+            result['log'] = {int(row['step']): row for row in rows}
             if any(getattr(its, name) != getattr(settings, name) for name in Settings.ALIKE):
                 continue
             if its.max_steps not in result['log']:
@@ -650,8 +653,9 @@ def averaged(runs):
                        for name in ('val_loss', 'seconds'))
     position = [n for n, _ in runs[0]['loss_by_position']]
     by_position = np.mean([[nats for _, nats in run['loss_by_position']] for run in runs], axis=0)
-    return dict(steps=steps, loss=losses.mean(0), low=losses.min(0), high=losses.max(0), seconds=seconds.mean(0), seeds=len(runs),
-                parameters=runs[0]['parameters'], position=position, by_position=by_position, accuracy=[run['accuracy'].get('test') for run in runs])
+    return dict(seeds=len(runs), steps=steps, loss=losses.mean(0), low=losses.min(0), high=losses.max(0), seconds=seconds.mean(0),
+                parameters=runs[0]['parameters'], accuracy=[run['accuracy'].get('test') for run in runs],
+                position=position, by_position=by_position)
 
 
 def crossing(steps, losses, target):
@@ -680,7 +684,7 @@ def draw_comparison(settings, curves, plain):
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
     figure, (left, right) = new_figure(1, 2, figsize=(14, 6), width_ratios=(3, 2))
     for n, (name, curve) in enumerate(curves.items()):
-        style = dict(color={'off': 'black', 'on': 'C0'}.get(name, f'C{1 + n % 9}'), linewidth=2.5 if name in ('off', 'on') else 1.5)
+        style = dict(color={'off': 'black', 'on': 'C0'}.get(name, f'C{1 + n % 9}'), linewidth=1.5 + (name in ('off', 'on')))
         steps, losses = curve['steps'][1:], curve['loss'][1:]  # without step 0, which a logarithm cannot show
         left.plot(steps, losses, label=f'{losses[-1]:.3f}  {name}', **style)
         left.fill_between(steps, curve['low'][1:], curve['high'][1:], color=style['color'], alpha=0.2, linewidth=0)
@@ -691,7 +695,8 @@ def draw_comparison(settings, curves, plain):
         if step:
             first = reached(plain, target)[0]
             left.plot([step, first], [target, target], 'o:', color='C0')
-            left.annotate(f'on: {ratio(first, step)} times fewer steps', (math.sqrt(step * first), target * 0.99), ha='center', va='top')
+            left.annotate(f'on: {ratio(first, step)} times fewer steps', (math.sqrt(step * first), target * 0.99),
+                          ha='center', va='top')
     left.set(title=f'{settings.dataset}, {settings.size} size', xlabel='step', ylabel='validation loss (nats a token)',
              xscale='log', yscale='log')
     left.legend(title='at the end')
@@ -715,8 +720,8 @@ def compare(settings):
     plain = curves.get('off')
     width = max(map(len, curves))
     print(f'\n{settings.dataset}, {settings.size} size, {settings.max_steps} steps; loss in nats a token\n'
-          f'{"":{width}}  seeds  validation loss                 as low as plain at the end   sooner by      added        time\n'
-          f'{"":{width}}         final (of the seeds)    best  after                        steps   time  parameters  a step')
+          f'{"":{width}}  seeds  validation loss                 as low as plain at the end  times sooner in     added    time\n'
+          f'{"":{width}}         final (of the seeds)    best  after                         steps   time  parameters  a step')
     for name, curve in curves.items():
         seeds = f'({curve["low"][-1]:.3f}-{curve["high"][-1]:.3f})' if curve['seeds'] > 1 else ''
         line = f'{name:{width}}  {curve["seeds"]:>5}  {curve["loss"][-1]:6.3f} {seeds:15}  {curve["loss"].min():6.3f}  '
@@ -726,7 +731,8 @@ def compare(settings):
                 line += f'{"never":26}  {"":6} {"":6}'
             else:
                 line += f'{step:>7,.0f} steps, {its_time:>7,.0f} s {ratio(first, step):>8} {ratio(first_time, its_time):>6}'
-            line += f' {curve["parameters"] - plain["parameters"]:>+11,} {ratio(curve["seconds"][-1], plain["seconds"][-1]):>7}'
+            line += f' {curve["parameters"] - plain["parameters"]:>+11,}'
+            line += f' {ratio(curve["seconds"][-1], plain["seconds"][-1]):>7}'
         if None not in curve['accuracy']:
             line += f'  {np.mean(curve["accuracy"]):.1%} right ({min(curve["accuracy"]):.1%}-{max(curve["accuracy"]):.1%})'
         print(line.rstrip())
@@ -734,6 +740,8 @@ def compare(settings):
         print('there is no plain run to compare with: the same command with --wavelet=off makes one')
     draw_comparison(settings, curves, plain)
     print(f'the curves: out/{settings.dataset}.png')
+
+
 def main(settings):
     if settings.compare:
         return compare(settings)

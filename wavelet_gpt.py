@@ -1,5 +1,5 @@
 """
-WaveletGPT in one file: a GPT in which every next-token prediction sees several time scales at every layer.
+WaveletGPT in one file: a GPT in which every next-token prediction sees several time scales, at every layer after the first.
 
 Between every two decoder blocks, half of the embedding coordinates are replaced by causal moving averages over the
 last 2, 4, 8 ... T time steps (the approximation coefficients of a Haar wavelet, taken at every step). The other half
@@ -122,6 +122,9 @@ class _ShiftedAdds(torch.autograd.Function):
     """
     generate_vmap_rule = True  # torch.vmap may derive the batched form from what follows
 
+    # forward computes, setup_context keeps what the backward needs, and backward gets the gradient of the output and
+    # returns one for each input of forward: only x has one.
+
     @staticmethod
     def forward(x, kernel_size, shifts, reverse):
         # Divided first, which costs no bit: f is a power of two. The product with a float32 lifts bfloat16 and float16.
@@ -174,7 +177,7 @@ class LearnableKernels(nn.Module):
         self.kernels = nn.ParameterList(torch.full((n, 1, f), 1.0 / f) for f, n in zip(sizes.tolist(), counts.tolist()))
 
     def forward(self, x):
-        i = x.size(2) - sum(len(kernel) for kernel in self.kernels)
+        i = x.size(2) - sum(len(kernel) for kernel in self.kernels)  # the first averaged coordinate: f(i) ascends
         done = [x[..., :i]]
         for kernel in self.kernels:
             n, _, f = kernel.size()
@@ -311,11 +314,11 @@ class GPT(nn.Module):
             f = config.kernel_sizes()
             self.register_buffer('kernel_size', f, persistent=False)  # (C,)
             self.shifts = haar_shifts(f.tolist())
-            # For generation, the averages as weights of the newest steps, the newest, of age 0, last: to weight and sum
-            # what one step needs takes a tenth of the time that causal_haar needs for all steps.
+            # For generation: how much a step of that age counts in the average of today, the newest, of age 0, in the
+            # last row. To weight and sum what one step needs takes a tenth of the time that causal_haar takes for all.
             age = torch.arange(config.block_size - 1, -1, -1)[:, None]  # (block_size, 1)
             weights = (age < f) / f  # (block_size, C)
-            if config.wavelet == 'ema':  # alpha falls in equal steps: a window of f steps has alpha = 2 / (f + 1)
+            if config.wavelet == 'ema':  # alpha falls in equal steps from 2 / (shortest f + 1) to 2 / (longest f + 1)
                 alpha = torch.ones(config.n_embd)
                 alpha[f > 1] = torch.linspace(2 / (f[f > 1].min() + 1), 2 / (f.max() + 1), int((f > 1).sum()))
                 self.register_buffer('alpha', alpha, persistent=False)  # (C,)
@@ -395,8 +398,9 @@ class GPT(nn.Module):
         the k likeliest. Switch dropout off first with model.eval().
 
         The window that the model sees holds at most block_size tokens. When it is full, only its newer half is kept, and
-        read again in one pass; between such passes a token costs one position. So a prediction sees between
-        block_size / 2 and block_size tokens. Without the cache each token costs the whole of the same window.
+        read again in one pass; between such passes only the new token is computed. So once the window has been full, a
+        prediction sees between block_size / 2 and block_size tokens. Without the cache, all of the same window is
+        computed for each token.
         """
         if idx.size(1) == 0:
             raise ValueError('the prompt is empty: give at least one token to begin with')

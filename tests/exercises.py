@@ -117,8 +117,10 @@ def my_filter(x):
     """A filter of your own: x (B, T, C) -> (B, T, C), any B and C, T >= 8, causal, with a memory of at least one step.
 
     What may help to predict the next character: a difference, a fading memory, a longer window for some coordinates?
-    Then look at it: python tests/exercises.py. And train with it: call it in GPT.average in place of causal_haar. Its
-    losses hold; for text, generate with use_cache=False, since the cache holds the weights of Haar's average.
+    Then look at it: python tests/exercises.py. And train with it, in a copy of the repository (the comparison would take
+    your run for another one of wavelet=on): paste it into wavelet_gpt.py, and let GPT.average end with
+    return torch.where(self.kernel_size > 1, my_filter(x), x). The losses hold. For text, train.py and sample.py must call
+    generate and stream with use_cache=False: the cache holds the weights of Haar's average.
     """
     raise NotImplementedError(OPEN)
 

@@ -1,0 +1,149 @@
+"""Every command of the README, run small or found where it is run: what a reader types must work as it stands there."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import prepare_data
+import sample
+import train
+import wavelet_gpt
+from conftest import ROOT
+
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+BLOCKS = re.findall(r'^    ((?:python|torchrun|pip|bash|cp) .*?)(?:  +#.*)?$', README, re.M)
+INLINE = [' '.join(command.split()) for command in re.findall(r'`((?:python|torchrun|bash) [^`]+)`', README)]
+COMMANDS = sorted({part.strip() for line in BLOCKS + INLINE for part in line.split('&&') if 'NAME' not in part})
+MODALITIES = dict(maestro='music', tunes='music', midi='music', youtubemix='audio', sounds='audio', wav='audio')
+DOWNLOADS = 'text8', 'maestro', 'youtubemix', 'imdb', 'cifar10'  # other tests run them, on archives of the same layout
+TINY = dict(n_layer=2, n_head=2, n_embd=16, batch_size=2, max_steps=2, eval_interval=1, eval_windows=2, device='cpu', compile=False)
+
+
+@pytest.fixture
+def reader(here, monkeypatch):
+    """A reader with a book, a tune and a sound, who looks at no picture."""
+    for module, name in (train, 'draw_loss'), (train, 'draw_comparison'), (train, 'draw_kernels'), (sample, 'draw_audio'):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    Path('book.txt').write_text('once upon a time there was a book\n' * 300)
+    Path('folder').mkdir()
+    notes = [(0.1 * n, 0.1 * n + 0.2, 40 + n % 40, 64) for n in range(200)]
+    for name in 'a', 'b', 'c':
+        (Path('folder') / f'{name}.mid').write_bytes(sample.write_midi(notes))
+        (Path('folder') / f'{name}.wav').write_bytes(sample.write_wav(np.sin(np.arange(8000) / 9), 16000))
+    Path('mine.mid').write_bytes(sample.write_midi(notes[:5]))
+    return here
+
+
+def prepare(name):
+    """Random tokens as data/<name>, of the kind that the name promises."""
+    if name.startswith(('listops', 'imdb', 'cifar10')):
+        pieces = [(split, np.array([0, *[7, 8] * 15, 4, 8])) for split in ('train', 'val', 'test') for _ in range(4)]
+        return prepare_data.write_pieces(name, pieces, dict(modality='listops', vocab_size=15, labels=list('0123456789')))
+    modality = MODALITIES.get(name, 'text')
+    meta = dict(text=dict(vocab_size=95, characters=''.join(map(chr, range(32, 127)))), music=dict(vocab_size=388),
+                audio=dict(vocab_size=256, sample_rate=16000))[modality]
+    tokens = np.random.default_rng(0).integers(meta['vocab_size'], size=3000)
+    prepare_data.write_dataset(name, dict(train=tokens, val=tokens, test=tokens), dict(meta, modality=modality))
+
+
+def option(words, name, otherwise):
+    return next((word.split('=', 1)[1] for word in words if word.startswith(f'--{name}=')), otherwise)
+
+
+def train_small(words):
+    prepare(option(words, 'dataset', 'stdlib'))
+    settings = prepare_data.read_settings(train.Settings, train.__doc__, words)
+    for name, value in TINY.items():
+        setattr(settings, name, value)
+    train.main(settings)
+
+
+@pytest.mark.parametrize('command', [command for command in COMMANDS if re.match(r'(python|torchrun\b.*) train\.py', command)])
+def test_a_training_command_trains(reader, command):
+    words = shlex.split(command)
+    words = words[words.index('train.py') + 1:]
+    if '--compare' in words or '--resume' in words:
+        run = option(words, 'run', 'stdlib-on')
+        train_small([word for word in words if word not in ('--compare', '--resume')] or [f'--run={run}'])
+    if '--resume' in words:
+        settings = prepare_data.read_settings(train.Settings, train.__doc__, words)
+        assert settings.run_to_resume()
+        return train.main(settings)
+    train_small(words)
+
+
+@pytest.mark.parametrize('command', [command for command in COMMANDS if command.startswith('python sample.py')])
+def test_a_sampling_command_samples(reader, command):
+    words = shlex.split(command)[2:]
+    run = option(words, 'run', 'stdlib-on')
+    dataset = run.removesuffix('-on')
+    train_small([f'--dataset={dataset}', f'--run={run}'])
+    settings = prepare_data.read_settings(sample.Settings, sample.__doc__, words)
+    settings.num_tokens = 3
+    sample.main(settings)
+
+
+@pytest.mark.parametrize('command', [command for command in COMMANDS if command.startswith('python prepare_data.py')])
+def test_a_preparing_command_prepares_or_is_a_download_that_other_tests_run(reader, command):
+    words = shlex.split(command)[2:]
+    settings = prepare_data.read_settings(prepare_data.Settings, prepare_data.__doc__, words, positional='dataset')
+    if settings.dataset in DOWNLOADS or words == ['listops'] or not words:
+        return
+    if settings.dataset == 'listops':
+        words.append('--examples=10')
+    prepare_data.main(words)
+    name = settings.name or 'listops' + (f'-{settings.max_length}' if settings.max_length else '')
+    assert (Path('data') / name / 'meta.json').exists()
+
+
+@pytest.mark.parametrize('command', [command for command in COMMANDS if 'pytest ' in command and 'pip' not in command])
+def test_a_testing_command_finds_tests_of_that_name(command):
+    words = shlex.split(command)
+    files = [word for word in words if word.startswith('tests')]
+    assert files and all((ROOT / file).exists() for file in files)
+    if '-k' in words:
+        wanted = words[words.index('-k') + 1]
+        assert any(wanted in line for file in files for line in (ROOT / file).read_text(encoding='utf-8').splitlines()
+                   if line.startswith('def test_')) or wanted in exercise_names()
+
+
+def exercise_names():
+    from test_exercises import NAMES
+    return [f'{n}_{name}' for n, name in enumerate(NAMES, 1)]
+
+
+def test_the_other_commands_are_those_that_ci_or_other_tests_run():
+    others = {command for command in COMMANDS if 'pytest ' not in command or 'pip' in command}
+    others = {command for command in others if not re.search(r' (train|sample|prepare_data)\.py', command)}
+    ci, tests = (ROOT / '.ci/run').read_text(), ' '.join(file.read_text(encoding='utf-8') for file in (ROOT / 'tests').glob('test_*.py'))
+    for command in others - {'bash .ci/run'}:
+        script = shlex.split(command)[1]
+        assert command.removeprefix('pip install ') in ci or Path(script).name in tests or script in ci, command
+
+
+def test_the_python_of_the_readme_draws_a_filter_of_ones_own(here):
+    [lines] = re.findall(r'^    (from wavelet_gpt import draw_dependence\n(?:    .*\n)+)', README, re.M)
+    exec(lines.replace('\n    ', '\n'), dict(my_filter=lambda x: wavelet_gpt.causal_ema(x, 0.5)))
+    assert Path('mine.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_every_picture_and_file_that_is_linked_is_there():
+    links = re.findall(r'\]\(([^)#]+)\)', README)
+    assert len(links) > 4
+    for link in links:
+        assert link.startswith('https://') or (ROOT / link).exists(), link
+
+
+def test_the_line_counts_are_those_of_the_files():
+    counts = dict(re.findall(r'\[(\w+\.py)\]\(\1\) \| (\d+) \|', README))
+    assert counts == {name: str(len((ROOT / name).read_text(encoding='utf-8').splitlines())) for name in counts} and len(counts) == 4
+
+
+def test_code_that_the_readme_quotes_stands_in_the_model():
+    source = (ROOT / 'wavelet_gpt.py').read_text(encoding='utf-8')
+    quoted = re.findall(r'^    (x = .*)$', README, re.M)
+    assert quoted and all(line in source for line in quoted)
