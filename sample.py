@@ -10,7 +10,6 @@ Let a trained model continue a prompt: text to read, a .mid or a .wav to hear, e
 """
 
 import io
-import math
 import os
 import pickle
 import re

@@ -263,7 +263,7 @@ def evaluate(model, data, settings, device, autocast, number=None):
         total += loss.item() * counted
         right += (logits.argmax(dim=-1) == targets).sum().item()
         count += counted
-        if number:  # all of them: that takes a while
+        if number and sys.stdout.isatty():  # all of them: that takes a while, but a log file needs no progress
             print(f'\r{count:,} of {number:,} examples ', end='', flush=True)
     model.train()
     return total / count, right / count
@@ -695,8 +695,7 @@ def draw_comparison(settings, curves, plain):
         if step:
             first = reached(plain, target)[0]
             left.plot([step, first], [target, target], 'o:', color='C0')
-            left.annotate(f'on: {ratio(first, step)} times fewer steps', (math.sqrt(step * first), target * 0.99),
-                          ha='center', va='top')
+            left.text(0.03, 0.04, f"on has plain's final loss after\n{ratio(first, step)} times fewer steps", transform=left.transAxes)
     left.set(title=f'{settings.dataset}, {settings.size} size', xlabel='step', ylabel='validation loss (nats a token)',
              xscale='log', yscale='log')
     left.legend(title='at the end')

@@ -18,6 +18,15 @@ def pytest_addoption(parser):
     parser.addoption('--mine', action='store_true', help='test_exercises.py tests exercises.py in place of answers.py')
 
 
+@pytest.fixture(autouse=True)
+def no_picture(request, monkeypatch):
+    """Training draws its pictures only in the tests that look at them: it takes longer than a small training."""
+    if 'picture' not in request.node.name:
+        import train  # here, since conftest.py must have set the path first
+        for name in 'draw_loss', 'draw_kernels', 'draw_comparison':
+            monkeypatch.setattr(train, name, lambda *_: None)
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """An empty current directory: the scripts read and write data/ and out/ there."""

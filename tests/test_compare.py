@@ -14,14 +14,6 @@ import train
 STEPS = dict(max_steps=300, eval_interval=100)
 
 
-@pytest.fixture(autouse=True)
-def no_picture(request, monkeypatch):
-    """Where nobody looks at the pictures none is drawn: it takes longer than all the rest."""
-    if 'picture' not in request.node.name:
-        for name in 'draw_comparison', 'draw_loss', 'draw_kernels':
-            monkeypatch.setattr(train, name, lambda *_: None)
-
-
 def finished(run, losses, seconds=None, parameters=1000, checksum='a', steps=(0, 100, 200, 300), **settings):
     """A finished run in out/: losses at those steps, one second a step unless told."""
     folder = Path('out') / run

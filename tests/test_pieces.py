@@ -174,11 +174,6 @@ def test_other_sample_rates_become_16_khz(here):
         assert np.abs(piece[2000:6000] - 0.5 * np.sin(2 * np.pi * 250 * np.arange(2000, 6000) / 16000)).max() < 0.02
 
 
-@pytest.fixture(autouse=True)
-def no_loss_curve(monkeypatch):
-    monkeypatch.setattr(train, 'draw_loss', lambda *_: None)  # nobody looks at it here
-
-
 @pytest.fixture
 def music_run(here):
     (here / 'tunes').mkdir()

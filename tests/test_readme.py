@@ -1,8 +1,8 @@
 """Every command of the README, run small or found where it is run: what a reader types must work as it stands there."""
 
-import os
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +26,7 @@ TINY = dict(n_layer=2, n_head=2, n_embd=16, batch_size=2, max_steps=2, eval_inte
 @pytest.fixture
 def reader(here, monkeypatch):
     """A reader with a book, a tune and a sound, who looks at no picture."""
-    for module, name in (train, 'draw_loss'), (train, 'draw_comparison'), (train, 'draw_kernels'), (sample, 'draw_audio'):
-        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(sample, 'draw_audio', lambda *_: None)
     Path('book.txt').write_text('once upon a time there was a book\n' * 300)
     Path('folder').mkdir()
     notes = [(0.1 * n, 0.1 * n + 0.2, 40 + n % 40, 64) for n in range(200)]
@@ -117,12 +116,32 @@ def exercise_names():
 
 
 def test_the_other_commands_are_those_that_ci_or_other_tests_run():
-    others = {command for command in COMMANDS if 'pytest ' not in command or 'pip' in command}
-    others = {command for command in others if not re.search(r' (train|sample|prepare_data)\.py', command)}
-    ci, tests = (ROOT / '.ci/run').read_text(), ' '.join(file.read_text(encoding='utf-8') for file in (ROOT / 'tests').glob('test_*.py'))
-    for command in others - {'bash .ci/run'}:
-        script = shlex.split(command)[1]
-        assert command.removeprefix('pip install ') in ci or Path(script).name in tests or script in ci, command
+    others = {command for command in COMMANDS if not re.search(r' (train|sample|prepare_data)\.py|-m pytest', command)}
+    by_tests = {'python tests/leak.py': 'test_lesson.py', 'python tests/exercises.py': 'test_exercises.py',
+                'python tests/benchmark.py': 'test_benchmark.py'}
+    by_ci = {'pip install -r requirements.txt': 'pip install --quiet -r requirements.txt', 'python wavelet_gpt.py': 'wavelet_gpt.py"',
+             'pip install pytest pytest-xdist PyWavelets mido': 'pip install --quiet pytest pytest-xdist PyWavelets mido',
+             'cp -r assets/runs/. out/': 'cp -r "$repository/assets/runs/." out/'}
+    assert others == {*by_tests, *by_ci, 'bash .ci/run'}
+    for command, file in by_tests.items():
+        assert re.search(r'\b' + Path(command.split()[1]).stem + r'\b', (ROOT / 'tests' / file).read_text(encoding='utf-8'))
+    ci = (ROOT / '.ci/run').read_text()
+    assert all(line in ci for line in by_ci.values())
+
+
+def test_the_results_are_those_of_the_logs_in_assets(here, capsys):
+    shutil.copytree(ROOT / 'assets/runs', 'out')
+    train.compare(train.Settings(max_steps=3000))
+    losses = re.findall(r'^(o\S+.*?)  +\d+ +([\d.]+) .* ([\d,]+) steps, .* s +([\d.]+) ', capsys.readouterr().out, re.M)
+    table = [line for line in README.splitlines() if line.startswith('|') and '--wavelet' in line]
+    assert len(losses) >= 4 and len(losses) == len([line for line in table if re.search(r'\d,?\d+', line) and 'command' not in line])
+    for label, loss, steps, times in losses:
+        [option] = re.findall(r'(?:max|min)_level=\d|fraction=[\d.]+', label) or [f'--wavelet={label}`']
+        [line] = [line for line in table if option in line]
+        assert loss in line and steps in line and times in line, label
+    train.compare(train.Settings(dataset='listops-64', block_size=63, max_steps=2000, eval_windows=1000))
+    for label, mean in re.findall(r'^(on|off) .* ([\d.]+)% right', capsys.readouterr().out, re.M):
+        assert re.search(rf'\| wavelet {label} \| \**{mean}', README)
 
 
 def test_the_python_of_the_readme_draws_a_filter_of_ones_own(here):

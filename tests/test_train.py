@@ -25,13 +25,6 @@ def run(script, *words):
     return subprocess.run([sys.executable, ROOT / script, *words], capture_output=True, text=True, encoding='utf-8', timeout=120)
 
 
-@pytest.fixture(autouse=True)
-def no_picture(request, monkeypatch):
-    """Runs whose picture nobody looks at draw none: it takes longer than their training."""
-    if 'picture' not in request.node.name:
-        monkeypatch.setattr(train, 'draw_loss', lambda *_: None)
-
-
 @pytest.fixture
 def tiny(here):
     (here / 'tiny.txt').write_text('the quick brown fox jumps over the lazy dog\n' * 200)
