@@ -85,7 +85,7 @@ def assert_same(one, other):
 @pytest.mark.parametrize('changes', [{}, dict(dtype='float16', dropout=0.0)])
 def test_a_run_broken_off_after_any_step_and_resumed_equals_one_that_was_not(tiny, monkeypatch, changes):
     whole = train.train(train.Settings(**{**SMALL, **changes}))
-    for step in (1, 5, 9) if changes else (1, 2, 4, 5, 6, 8, 10, 11):  # rows of the log are at 0, 5, 10 and 12
+    for step in (1, 5, 9) if changes else (1, 4, 5, 6, 11):  # rows of the log are at 0, 5, 10 and 12
         number = (signal.SIGINT, signal.SIGTERM)[step % 2]
         sentence = until(step, monkeypatch, lambda: os.kill(os.getpid(), number), run=f'b{step}', **changes)
         assert f'stopped after step {step}' in sentence
@@ -176,7 +176,7 @@ def test_a_run_that_dies_at_any_write_leaves_a_checkpoint_from_which_it_goes_on(
 
 
 def test_kill_9_from_outside_leaves_a_checkpoint_from_which_the_run_goes_on(tiny):
-    changes = dict(max_steps=80, eval_interval=3)
+    changes = dict(max_steps=40, eval_interval=3)
     words = [f'--{name}={value}' for name, value in {**SMALL, **changes}.items()]
     with subprocess.Popen([sys.executable, ROOT / 'train.py', *words, '--run=killed'], stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
