@@ -1,3 +1,5 @@
+import functools
+import inspect
 import os
 import re
 import sys
@@ -16,6 +18,15 @@ torch.set_num_threads(1)
 
 def pytest_addoption(parser):
     parser.addoption('--mine', action='store_true', help='test_exercises.py tests exercises.py in place of answers.py')
+
+
+getsource = functools.cache(inspect.getsource)
+
+
+@pytest.fixture(autouse=True)
+def comments_are_read_once(monkeypatch):
+    """read_settings makes its help of the comments in the source: to find them takes longer than a step of a tiny model."""
+    monkeypatch.setattr(inspect, 'getsource', getsource)
 
 
 @pytest.fixture(autouse=True)

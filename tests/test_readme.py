@@ -20,7 +20,8 @@ INLINE = [' '.join(command.split()) for command in re.findall(r'`((?:python|torc
 COMMANDS = sorted({part.strip() for line in BLOCKS + INLINE for part in line.split('&&') if 'NAME' not in part})
 MODALITIES = dict(maestro='music', tunes='music', midi='music', youtubemix='audio', sounds='audio', wav='audio')
 DOWNLOADS = 'text8', 'maestro', 'youtubemix', 'imdb', 'cifar10'  # other tests run them, on archives of the same layout
-TINY = dict(n_layer=2, n_head=2, n_embd=16, batch_size=2, max_steps=2, eval_interval=1, eval_windows=2, device='cpu', compile=False)
+TINY = dict(n_layer=2, n_head=2, n_embd=16, block_size=32, batch_size=2, max_steps=2, eval_interval=1, eval_windows=2, device='cpu',
+            compile=False)
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_the_other_commands_are_those_that_ci_or_other_tests_run():
 def test_the_results_are_those_of_the_logs_in_assets(here, capsys):
     shutil.copytree(ROOT / 'assets/runs', 'out')
     train.compare(train.Settings(max_steps=3000))
-    losses = re.findall(r'^(o\S+.*?)  +\d+ +([\d.]+) .* ([\d,]+) steps, .* s +([\d.]+) ', capsys.readouterr().out, re.M)
+    losses = re.findall(r'^((?:on|off|learnable|ema).*?)  +\d+ +([\d.]+) .* ([\d,]+) steps, .* s +([\d.]+) ', capsys.readouterr().out, re.M)
     table = [line for line in README.splitlines() if line.startswith('|') and '--wavelet' in line]
     assert len(losses) >= 4 and len(losses) == len([line for line in table if re.search(r'\d,?\d+', line) and 'command' not in line])
     for label, loss, steps, times in losses:

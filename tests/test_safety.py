@@ -1,8 +1,6 @@
 """Nothing is lost, nothing of a stranger's is run, and whatever goes wrong ends in one sentence."""
 
 import copy
-import functools
-import inspect
 import json
 import math
 import os
@@ -32,13 +30,9 @@ PIECES = [40, 5, 33, 2, 90, 7, 300, 3, 20] * 10  # many shorter than a window: t
 
 
 @pytest.fixture
-def tiny(here, monkeypatch):
+def tiny(here):
     make_tiny()
-    monkeypatch.setattr(prepare_data.inspect, 'getsource', getsource)  # and reading the comments longer than a step
     return here
-
-
-getsource = functools.cache(inspect.getsource)
 
 
 def make_tiny():

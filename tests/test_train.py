@@ -190,10 +190,12 @@ def test_sampling_continues_the_prompt_repeats_with_its_seed_and_saves(tiny, cap
         sampled(prompt='xΩ')
 
 
-def test_sample_py_takes_the_newest_run_and_names_every_mistake(tiny):
+def test_sample_py_takes_the_newest_run_and_names_every_mistake(tiny, capsys):
     train.train(train.Settings(**SMALL))
-    done = run('sample.py', '--num_tokens=20', '--top_k', '3')
-    assert done.returncode == 0 and len(done.stdout) == 21 and 'out/tiny-on/best.pt, step 20' in done.stderr
+    capsys.readouterr()
+    sample.main(prepare_data.read_settings(sample.Settings, '', ['--num_tokens=20', '--top_k', '3']))
+    done = capsys.readouterr()
+    assert len(done.out) == 21 and 'out/tiny-on/best.pt, step 20' in done.err
     with pytest.raises(SystemExit) as wrong:
         prepare_data.read_settings(sample.Settings, '', ['--run=nothing', '--top_k=0', '--temperature=-1'])
     assert all(word in str(wrong.value) for word in ('out/nothing', 'tiny-on', '--top_k=0', '--temperature=-1'))
