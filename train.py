@@ -607,7 +607,8 @@ def label(its, settings):
     """What a run is, in a few words: its wavelet, and in what else it differs from settings."""
     elsewhere = (*Settings.ALIKE, *Settings.MAY_CHANGE, 'wavelet', 'seed', 'dtype', 'compare')
     usual = {field.name: field.default if field.name.startswith('wavelet_') else getattr(settings, field.name)
-             for field in fields(settings) if field.name not in elsewhere}
+             for field in fields(settings) if field.name not in elsewhere
+             and not (its.wavelet == 'off' and field.name.startswith('wavelet_'))}  # plain has nothing that they could change
     return ', '.join([its.wavelet, *(f'{name.removeprefix("wavelet_")}={getattr(its, name)}' for name in usual
                                      if getattr(its, name) != usual[name])])
 
@@ -634,7 +635,7 @@ def finished_runs(settings):
             newest = result['val_checksum']
         except FileNotFoundError:
             left_out.append(f'{path.parent}: not finished')
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # edited, or of another version
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:  # edited, or of another version
             left_out.append(f'{path.parent}: damaged ({error})')
     if len(found) > 1:
         left_out.append(f'runs on older contents of data/{settings.dataset}')

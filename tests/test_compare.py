@@ -95,9 +95,10 @@ def test_an_unfinished_or_damaged_run_is_left_out_and_named(here, capsys):
     Path('out/list/result.json').write_text('[]')
     finished('bins', [5, 3, 2, 1], seed=6)
     Path('out/bins/result.json').write_text(Path('out/bins/result.json').read_text().replace('3.0', '"x"'))
+    finished('endless', [5, 3, 2, 1], steps=(0, 'inf', 200, 300), seconds=(0, 1, 2, 3), seed=7)
     rows, said = table(capsys)
     assert rows['on'][:2] == ['1', '1.000']
-    for name, why in dict(unfinished='not finished', short='no row of step 300', cut='damaged', edited='magic', list='damaged',
+    for name, why in dict(endless='damaged', unfinished='not finished', short='no row of step 300', cut='damaged', edited='magic', list='damaged',
                           bins='damaged').items():
         assert any(str(Path('out') / name) in line and why in line for line in said.splitlines()), name
 
@@ -119,6 +120,7 @@ def test_a_label_says_in_what_a_run_differs_from_the_one_at_hand():
     assert train.label(train.Settings(seed=3, run='x', device='cpu', dtype='float32', eval_interval=7), usual) == 'on'
     assert train.label(train.Settings(wavelet='off', n_layer=8), usual) == 'off, n_layer=8'
     assert train.label(train.Settings(wavelet='off', n_layer=8), train.Settings(n_layer=8, wavelet_max_level=3)) == 'off'
+    assert train.label(train.Settings(wavelet='off', wavelet_max_level=3), usual) == 'off'  # there is no level to change
     levels = train.Settings(wavelet_max_level=3, wavelet_fraction=0.25)
     assert train.label(levels, usual) == train.label(levels, levels) == 'on, fraction=0.25, max_level=3'
 
