@@ -628,7 +628,7 @@ def finished_runs(settings):
                 continue
             if its.max_steps not in result['log']:
                 raise ValueError(f'no row of step {its.max_steps}')
-            result['loss_by_position'] = [(int(n), float(nats)) for n, nats in result['loss_by_position']]
+            result['loss_by_position'] = {int(n): float(nats) for n, nats in result['loss_by_position']}
             result['parameters'] = int(result['parameters'])
             result['accuracy'] = {split: float(share) for split, share in result['accuracy'].items()}
             found.setdefault(result['val_checksum'], {}).setdefault(label(its, settings), {})[its.seed] = result
@@ -648,12 +648,12 @@ def finished_runs(settings):
 
 
 def averaged(runs):
-    """The mean curve of runs that differ in the seed alone, over the steps of which all of them have a row."""
+    """The mean curve of runs that differ in the seed alone, over the steps and positions that all of them have."""
     steps = sorted(set.intersection(*(set(run['log']) for run in runs)))
     losses, seconds = (np.array([[run['log'][step][name] for step in steps] for run in runs])  # (runs, steps) each
                        for name in ('val_loss', 'seconds'))
-    position = [n for n, _ in runs[0]['loss_by_position']]
-    by_position = np.mean([[nats for _, nats in run['loss_by_position']] for run in runs], axis=0)
+    position = sorted(set.intersection(*(set(run['loss_by_position']) for run in runs)))
+    by_position = np.mean([[run['loss_by_position'][n] for n in position] for run in runs], axis=0)
     return dict(seeds=len(runs), steps=steps, loss=losses.mean(0), low=losses.min(0), high=losses.max(0), seconds=seconds.mean(0),
                 parameters=runs[0]['parameters'], accuracy=[run['accuracy'].get('test') for run in runs],
                 position=position, by_position=by_position)

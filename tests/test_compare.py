@@ -76,9 +76,13 @@ def test_two_runs_with_the_same_seed_are_no_second_measurement(here, capsys):
     assert table(capsys)[0]['on'][0] == '1'
 
 
-def test_seeds_with_other_rows_are_averaged_over_the_rows_that_both_have(here, capsys):
+def test_seeds_with_other_rows_or_positions_are_averaged_over_those_that_both_have(here, capsys):
     finished('off', [5, 4, 2], steps=(0, 100, 300), wavelet='off')
     finished('off-2', [5, 3.5, 3, 2], seed=1, steps=(0, 50, 200, 300), wavelet='off')
+    fewer = Path('out/off-2/result.json')
+    fewer.write_text(fewer.read_text().replace('[2, 2.5], ', ''))
+    runs = train.finished_runs(train.Settings(**STEPS))['off'].values()
+    assert train.averaged(list(runs))['position'] == [1, 256]
     assert table(capsys)[0]['off'] == '2 2.000 (2.000-2.000) 2.000 300 steps, 300 s 1.00 1.00 +0 1.00'.split()
 
 
