@@ -219,6 +219,13 @@ def test_with_the_cache_a_token_costs_one_position_and_a_full_window_half_of_it(
     assert read == [4] + [1] * 12 + [8] + [1] * 8 + [8] + [1] * 7
 
 
+def test_what_a_model_has_generated_can_be_trained_on():
+    model = make()
+    text = model.generate(torch.zeros(2, 1, dtype=torch.long), 12)  # in inference mode, which must not reach the result
+    model(text[:, :-1], text[:, 1:])[1].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 def test_sampling_follows_the_softmax_at_a_temperature_among_the_top_k():
     model = shaken(make())
     idx = torch.randint(11, (1, 4))
