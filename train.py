@@ -684,6 +684,7 @@ def draw_comparison(settings, curves, plain):
     """out/<dataset>.png: the whole curves, and the loss against the position in the context."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
     figure, (left, right) = new_figure(1, 2, figsize=(14, 6), width_ratios=(3, 2))
+    title = f'{settings.dataset}, {settings.size} size'
     for n, (name, curve) in enumerate(curves.items()):
         style = dict(color={'off': 'black', 'on': 'C0'}.get(name, f'C{1 + n % 9}'), linewidth=1.5 + (name in ('off', 'on')))
         steps, losses = curve['steps'][1:], curve['loss'][1:]  # without step 0, which a logarithm cannot show
@@ -696,10 +697,9 @@ def draw_comparison(settings, curves, plain):
         if step:
             first = reached(plain, target)[0]
             left.plot([step, first], [target, target], 'o:', color='C0')
-            left.text(0.03, 0.04, f"on has plain's final loss after\n{ratio(first, step)} times fewer steps", transform=left.transAxes)
-    left.set(title=f'{settings.dataset}, {settings.size} size', xlabel='step', ylabel='validation loss (nats a token)',
-             xscale='log', yscale='log')
-    left.legend(title='at the end')
+            title += f"\non has plain's final loss after {ratio(first, step)} times fewer steps"
+    left.set(title=title, xlabel='step', ylabel='validation loss (nats a token)', xscale='log', yscale='log')
+    left.legend(title='at the end', loc='lower left')  # where no curve goes
     left.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter='{x:g}', minor_locator=NullLocator())
     left.yaxis.set(major_locator=MaxNLocator(8), major_formatter='{x:g}', minor_locator=NullLocator())
     right.set(title='at the end, by position', xlabel='tokens that the prediction sees, at most', xscale='log')
