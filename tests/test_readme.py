@@ -142,6 +142,10 @@ def test_the_results_are_those_of_the_logs_in_assets(here, capsys):
         [option] = re.findall(r'(?:max|min)_level=\d|fraction=[\d.]+', label) or [f'--wavelet={label}`']
         [line] = [line for line in table if option in line]
         assert all(number in line for number in numbers), label
+    train.compare(train.Settings())
+    [depth] = re.findall(r'^\*\*Depth\.\*\*.*?\n\n', README, re.M | re.S)
+    losses = re.findall(r'^(?:on|off).*?  +1 +([\d.]+) ', capsys.readouterr().out, re.M)
+    assert len(losses) >= 3 and all(loss in depth for loss in losses)
     train.compare(train.Settings(dataset='listops-64', block_size=63, max_steps=2000, eval_windows=1000))
     for label, mean in re.findall(r'^(on|off) .* ([\d.]+)% right', capsys.readouterr().out, re.M):
         assert re.search(rf'\| wavelet {label} \| \**{mean}', README)
