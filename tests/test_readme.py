@@ -123,7 +123,7 @@ def test_the_other_commands_are_those_that_ci_or_other_tests_run():
                 'python tests/benchmark.py': 'test_benchmark.py'}
     by_ci = {'pip install -r requirements.txt': 'pip install --quiet -r requirements.txt', 'python wavelet_gpt.py': 'wavelet_gpt.py"',
              'pip install pytest pytest-xdist PyWavelets mido': 'pip install --quiet pytest pytest-xdist PyWavelets mido',
-             'cp -r assets/runs/. out/': 'cp -r "$repository/assets/runs/." out/'}
+             'cp -rp assets/runs/. out/': 'cp -rp "$repository/assets/runs/." out/'}
     assert others == {*by_tests, *by_ci, 'bash .ci/run'}
     for command, file in by_tests.items():
         assert re.search(r'\b' + Path(command.split()[1]).stem + r'\b', (ROOT / 'tests' / file).read_text(encoding='utf-8'))
@@ -134,8 +134,8 @@ def test_the_other_commands_are_those_that_ci_or_other_tests_run():
 def test_the_results_are_those_of_the_logs_in_assets(here, capsys):
     shutil.copytree(ROOT / 'assets/runs', 'out')
     train.compare(train.Settings(max_steps=3000))
-    rows = re.findall(r'^((?:on|off|learnable|ema).*?)  +\d+ +([\d.]+) (?:\(([\d.]+)-([\d.]+)\))?.*?(?:([\d,]+) steps, .* s +([\d.]+)|(never)) ',
-                      capsys.readouterr().out, re.M)
+    rows = re.findall(r'^((?:on|off|learnable|ema).*?)  +\d+ +([\d.]+) (?:\(([\d.]+)-([\d.]+)\))?'  # label, loss, its range
+                      r'.*?(?:([\d,]+) steps, .* s +([\d.]+)|(never)) ', capsys.readouterr().out, re.M)
     table = [line for line in README.splitlines() if line.startswith('| ') and '`--wavelet' in line and 'command' not in line]
     assert len(rows) >= 4 and len(rows) == len(table)
     for label, *numbers in rows:
