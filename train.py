@@ -709,6 +709,24 @@ def draw_comparison(settings, curves, plain):
     save_figure(figure, Path('out') / f'{settings.dataset}.png')
 
 
+def draw_highest_level(settings, curves):
+    """out/<dataset>-levels.png: the final loss against the highest level, where at least three runs of on differ in it."""
+    named = {'off': 0, 'on': settings.block_size.bit_length() - 1}  # the plain GPT averages over 2^0 = 1 step
+    named |= {f'on, max_level={level}': level for level in range(1, named['on'])}
+    points = {named[name]: curve for name, curve in curves.items() if name in named}
+    levels = sorted(points)
+    if sum(level > 0 for level in levels) < 3:
+        return
+    figure, axes = new_figure(figsize=(8, 4.5))
+    axes.plot(levels, [points[level]['loss'][-1] for level in levels], 'o-')
+    for level in levels:
+        axes.vlines(level, points[level]['low'][-1], points[level]['high'][-1], color='C0', linewidth=8, alpha=0.3)  # the seeds
+    axes.set(title=f'{settings.dataset}, {settings.size} size, {settings.max_steps} steps', ylabel='final validation loss (nats a token)',
+             xlabel='the longest window, in steps (1: the plain GPT)', xticks=levels, xticklabels=[2 ** level for level in levels])
+    save_figure(figure, Path('out') / f'{settings.dataset}-levels.png')
+    print(f'the loss against the longest window: out/{settings.dataset}-levels.png')
+
+
 def compare(settings):
     """Print the table of all finished runs that compare with settings, and draw out/<dataset>.png.
 
@@ -740,6 +758,7 @@ def compare(settings):
         print('there is no plain run to compare with: the same command with --wavelet=off makes one')
     draw_comparison(settings, curves, plain)
     print(f'the curves: out/{settings.dataset}.png')
+    draw_highest_level(settings, curves)
 
 
 def main(settings):

@@ -129,6 +129,22 @@ def test_a_label_says_in_what_a_run_differs_from_the_one_at_hand():
     assert train.label(levels, usual) == train.label(levels, levels) == 'on, fraction=0.25, max_level=3'
 
 
+def test_the_loss_is_drawn_against_the_longest_window_once_three_runs_differ_in_it(here, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(train, 'save_figure', lambda figure, path: drawn.append((path.name, figure)))
+    finished('off', [5, 4, 3, 2], wavelet='off')
+    finished('on', [5, 3, 1, 1.5])
+    finished('one', [5, 3, 1, 1.7], wavelet_max_level=1)
+    finished('short', [5, 3, 1, 0.1], wavelet_min_level=2, wavelet_max_level=3)  # differs in something else, too
+    assert '-levels.png' not in table(capsys)[1]
+    finished('three', [5, 3, 1, 1.2], wavelet_max_level=3)
+    finished('three-1', [5, 3, 1, 1.0], wavelet_max_level=3, seed=1)
+    assert 'out/stdlib-levels.png' in table(capsys)[1]
+    name, figure = drawn[-1]
+    [line] = figure.axes[0].lines
+    assert name == 'stdlib-levels.png' and line.get_xydata().tolist() == [[0, 2], [1, 1.7], [3, 1.1], [8, 1.5]]
+
+
 def test_runs_on_older_data_of_the_same_name_are_left_out(here, capsys):
     finished('off', [5, 4, 3, 2], wavelet='off')
     finished('on', [5, 4, 3, 2], checksum='b')
