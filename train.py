@@ -37,7 +37,7 @@ RANK, WORLD = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1
 @dataclass
 class Settings:
     dataset: str = 'stdlib'  # a folder under data/, made by prepare_data.py
-    wavelet: str = 'on'  # on: the paper's causal Haar averages between the blocks; learnable, ema: variants; off: plain GPT
+    wavelet: str = 'on'  # on: the paper's causal Haar averages between the blocks; learnable, ema, past: variants; off: plain GPT
     wavelet_fraction: float = 0.5  # of the embedding coordinates, averaged
     wavelet_min_level: int = 1  # the shortest average is over 2^1 steps
     wavelet_max_level: int = None  # the longest is over 2^this steps; as long as fits if left open

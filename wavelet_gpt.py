@@ -36,7 +36,7 @@ import torch.nn.functional as F
 # The wavelet: which coordinate averages over how many steps, and the averages
 
 
-def kernel_sizes(n_embd, block_size, fraction=0.5, min_level=1, max_level=None):
+def kernel_sizes(n_embd, block_size, fraction=0.5, min_level=1, max_level=None, halving=False):
     """The mapping f(i): how many time steps coordinate i averages over. LongTensor (n_embd,).
 
     The first coordinates are left alone (f = 1). The last round(fraction * n_embd) are shared out evenly, in order,
@@ -44,6 +44,9 @@ def kernel_sizes(n_embd, block_size, fraction=0.5, min_level=1, max_level=None):
     fits, floor(log2(block_size)). For n_embd=128, block_size=512: 64 coordinates with f = 1, 8 with 2, then 7 each
     with 4, 8 ... 512. With fewer coordinates than levels some levels get none, the longest among them. The paper's
     printed formula could not be read; this form is ours, from its description.
+
+    halving shares them out otherwise, and is not the paper's: half of them to the shortest window, half of the rest to
+    the next, and so on. For n_embd=128: 64 with f = 1, then 32 with 2, 16 with 4, 8 with 8 ...
 
     Raises ValueError for a fraction outside 0..1 or, where anything is averaged, for levels outside
     1..floor(log2(block_size)).
@@ -62,6 +65,9 @@ def kernel_sizes(n_embd, block_size, fraction=0.5, min_level=1, max_level=None):
         raise ValueError(f'wavelet levels {min_level}..{max_level} do not fit: need 1 <= wavelet_min_level <= '
                          f'wavelet_max_level <= {longest}, since block_size={block_size} holds 2^{longest} steps')
     i = torch.arange(first, n_embd)
+    if halving:  # min_level + floor(log2((n_embd - first) / (n_embd - i)))
+        level = (min_level + ((n_embd - first) // (n_embd - i)).double().log2().long()).clamp(max=max_level)
+        return torch.cat((torch.ones(first, dtype=torch.long), 2 ** level))
     # n levels over n_embd - first coordinates: min_level + floor((i - first) * n / (n_embd - first))
     level = min_level + (i - first) * (max_level - min_level + 1) // (n_embd - first)
     return torch.cat((torch.ones(first, dtype=torch.long), 2 ** level))
@@ -168,6 +174,16 @@ def causal_ema(x, alpha):
     return a.to(x.dtype)
 
 
+def causal_past(x, kernel_size, shifts=None):
+    """Average coordinate i of x over the f(i)/2 steps before the present one; f(i) = 1 leaves it alone.
+
+    Beyond the paper, whose averages hold the present step too: kernels that may learn give it little weight.
+    x (B, T, C), kernel_size (C,) and shifts = haar_shifts(half of kernel_size, at least 1) -> (B, T, C).
+    """
+    means = causal_haar(x, (kernel_size // 2).clamp(min=1), shifts)
+    return torch.where(kernel_size > 1, F.pad(means, (0, 0, 1, -1)), means)  # one step later, or left alone
+
+
 class LearnableKernels(nn.Module):
     """The learnable variant: each averaged coordinate has a kernel of its own of length f(i), started at Haar's 1/f(i)."""
 
@@ -207,7 +223,7 @@ class GPTConfig:
     n_embd: int = 128  # C
     dropout: float = 0.0
     bias: bool = False  # in the linear layers and LayerNorms; GPT-2 has it, and is no better for it
-    wavelet: str = 'on'  # on: causal Haar averages between the blocks; learnable, ema: its variants; off: plain GPT
+    wavelet: str = 'on'  # on: causal Haar averages between the blocks; learnable, ema, past: its variants; off: plain GPT
     wavelet_fraction: float = 0.5  # of the coordinates, averaged
     wavelet_min_level: int = 1  # shortest window: 2^1 steps
     wavelet_max_level: int = None  # longest window: 2^this steps; None: as long as fits into block_size
@@ -221,8 +237,8 @@ class GPTConfig:
             problems.append(f'n_embd={self.n_embd} must be a multiple of n_head={self.n_head}: the heads share it equally')
         if not 0 <= self.dropout < 1:
             problems.append(f'dropout={self.dropout} must be at least 0 and less than 1')
-        if self.wavelet not in ('on', 'off', 'learnable', 'ema'):
-            problems.append(f'wavelet={self.wavelet!r} is not one of on, off, learnable, ema')
+        if self.wavelet not in ('on', 'off', 'learnable', 'ema', 'past'):
+            problems.append(f'wavelet={self.wavelet!r} is not one of on, off, learnable, ema, past')
         if self.wavelet != 'off' and self.n_layer == 1:
             problems.append(f'n_layer=1 leaves no place between two blocks for wavelet={self.wavelet}: use n_layer >= 2, '
                             'or wavelet=off')
@@ -238,7 +254,7 @@ class GPTConfig:
 
     def kernel_sizes(self):
         return kernel_sizes(self.n_embd, self.block_size, self.wavelet_fraction, self.wavelet_min_level,
-                            self.wavelet_max_level)
+                            self.wavelet_max_level, halving=self.wavelet == 'past')
 
 
 def remember(room, new, begin, dim):
@@ -313,7 +329,7 @@ class GPT(nn.Module):
             # Not persistent: f(i) follows from the config, so on adds nothing to a checkpoint; only learnable kernels do.
             f = config.kernel_sizes()
             self.register_buffer('kernel_size', f, persistent=False)  # (C,)
-            self.shifts = haar_shifts(f.tolist())
+            self.shifts = haar_shifts((f // 2 if config.wavelet == 'past' else f).tolist())
             # For generation: how much a step of that age counts in the average of today, the newest, of age 0, in the
             # last row. To weight and sum what one step needs takes a tenth of the time that causal_haar takes for all.
             age = torch.arange(config.block_size - 1, -1, -1)[:, None]  # (block_size, 1)
@@ -323,6 +339,8 @@ class GPT(nn.Module):
                 alpha[f > 1] = torch.linspace(2 / (f[f > 1].min() + 1), 2 / (f.max() + 1), int((f > 1).sum()))
                 self.register_buffer('alpha', alpha, persistent=False)  # (C,)
                 weights = alpha * (1 - alpha) ** age
+            if config.wavelet == 'past':
+                weights = torch.where(f > 1, (1 <= age) & (age <= f // 2), age == 0) / (f // 2).clamp(min=1)
             self.register_buffer('weights', weights, persistent=False)  # (block_size, C)
         if config.wavelet == 'learnable':
             self.averages = nn.ModuleList(LearnableKernels(f) for _ in range(config.n_layer - 1))  # one a place
@@ -353,6 +371,8 @@ class GPT(nn.Module):
             return self.averages[n - 1](x)
         if self.config.wavelet == 'ema':
             return causal_ema(x, self.alpha)
+        if self.config.wavelet == 'past':
+            return causal_past(x, self.kernel_size, self.shifts)
         return causal_haar(x, self.kernel_size, self.shifts)
 
     def new_cache(self, B):

@@ -93,8 +93,8 @@ def test_the_averages_stand_between_the_blocks_and_nowhere_else():
     torch.testing.assert_close(model(idx)[0], model.lm_head(h.ln_f(x)))
 
 
-@pytest.mark.parametrize('wavelet', ['on', 'off', 'learnable', 'ema'])
-@pytest.mark.parametrize('fraction', [0.5, 1.0])
+@pytest.mark.parametrize('wavelet, fraction', [(wavelet, fraction) for wavelet in ('on', 'off', 'learnable', 'ema')
+                                               for fraction in (0.5, 1.0)] + [('past', 0.5)])  # past of all would hide t
 def test_no_logit_depends_on_a_later_token_and_each_on_all_earlier_ones(wavelet, fraction):
     model = shaken(make(wavelet=wavelet, wavelet_fraction=fraction, n_head=1))
     x = model.transformer.wte(torch.randint(11, (1, 16))).detach().requires_grad_()
@@ -114,6 +114,22 @@ def test_learnable_kernels_begin_as_haar_and_each_place_has_its_own():
     kernels = [p for name, p in learnable.named_parameters() if 'averages' in name]
     assert sum(p.numel() for p in kernels) == 2 * haar.kernel_size[haar.kernel_size > 1].sum()  # f(i) each, at two places
     assert len({id(p) for p in kernels}) == len(kernels) and all(p.requires_grad for p in kernels)
+
+
+def test_past_is_the_mean_of_the_steps_before_the_present_one_in_a_plain_loop():
+    model = make(wavelet='past', n_embd=32).double()
+    x = torch.randn(2, 16, 32, dtype=torch.double)
+    expected = x.clone()
+    for i, f in enumerate(model.kernel_size.tolist()):
+        for t in range(16 if f > 1 else 0):
+            expected[:, t, i] = x[:, max(0, t - f // 2):t, i].sum(dim=1) / (f // 2)  # zeros before the first step
+    torch.testing.assert_close(model.average(x, 1), expected)
+
+
+def test_past_at_level_1_alone_is_token_shift_of_half_the_coordinates():
+    model, x = make(wavelet='past', wavelet_max_level=1), torch.randn(2, 16, 16)
+    shifted = torch.cat((torch.zeros(2, 1, 8), x[:, :-1, 8:]), dim=1)
+    assert torch.equal(model.average(x, 1), torch.cat((x[..., :8], shifted), dim=2))
 
 
 def test_ema_is_the_plain_recursion_from_an_alpha_of_two_thirds_down():
@@ -197,6 +213,7 @@ def test_when_the_window_is_full_its_newer_half_begins_the_next_one():
 
 
 @pytest.mark.parametrize('changes', [dict(wavelet='on'), dict(wavelet='off'), dict(wavelet='learnable'), dict(wavelet='ema'),
+                                     dict(wavelet='past'), dict(wavelet='past', wavelet_min_level=2, wavelet_max_level=3),
                                      dict(wavelet_fraction=1.0), dict(block_size=13), dict(wavelet='learnable', block_size=13)])
 @pytest.mark.parametrize('prompt', [1, 40])
 def test_the_cache_changes_no_logit_and_no_greedy_token(changes, prompt):

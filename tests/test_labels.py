@@ -303,7 +303,7 @@ def test_examples_are_drawn_alike_however_long_they_are(here, monkeypatch):
     assert_even(drawn, range(3))
 
 
-@pytest.mark.parametrize('wavelet', ['on', 'learnable', 'ema', 'off'])
+@pytest.mark.parametrize('wavelet', ['on', 'learnable', 'ema', 'past', 'off'])
 def test_the_label_and_the_padding_cannot_be_seen_where_the_label_is_predicted(wavelet):
     torch.manual_seed(0)
     model = GPT(GPTConfig(block_size=40, vocab_size=15, n_layer=3, n_head=2, n_embd=16, wavelet=wavelet)).eval()
@@ -357,7 +357,7 @@ def test_the_accuracies_at_the_end_are_those_of_one_unpadded_example_at_a_time(t
     assert header == [*train.COLUMNS, 'val_accuracy'] and len(log) == len(rows) and 0 <= float(log[-1][-1]) <= 1
 
 
-@pytest.mark.parametrize('wavelet', ['on', 'learnable', 'ema', 'off'])
+@pytest.mark.parametrize('wavelet', ['on', 'learnable', 'ema', 'past', 'off'])
 def test_block_size_left_open_is_the_longest_example_and_every_variant_trains_on_it(tiny, wavelet):
     longest = max(len(piece) - 1 for pieces in read_back('tiny')[1].values() for piece in pieces)
     settings = prepare_data.read_settings(train.Settings, '', [f'--{name}={value}' for name, value in SMALL.items()] + [f'--wavelet={wavelet}'])

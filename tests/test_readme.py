@@ -134,7 +134,7 @@ def test_the_other_commands_are_those_that_ci_or_other_tests_run():
 def test_the_results_are_those_of_the_logs_in_assets(here, capsys):
     shutil.copytree(ROOT / 'assets/runs', 'out')
     train.compare(train.Settings(max_steps=3000))
-    rows = re.findall(r'^((?:on|off|learnable|ema).*?)  +\d+ +([\d.]+) (?:\(([\d.]+)-([\d.]+)\))?'  # label, loss, its range
+    rows = re.findall(r'^((?:on|off|learnable|ema|past).*?)  +\d+ +([\d.]+) (?:\(([\d.]+)-([\d.]+)\))?'  # label, loss, its range
                       r'.*?(?:([\d,]+) steps, .* s +([\d.]+)|(never)) ', capsys.readouterr().out, re.M)
     table = [line for line in README.splitlines() if line.startswith('| ') and '`--wavelet' in line and 'command' not in line]
     assert len(rows) >= 4 and len(rows) == len(table)

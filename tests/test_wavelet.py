@@ -39,6 +39,18 @@ def test_the_mapping_is_the_formula_coordinate_by_coordinate(C, T, fraction, low
     assert max(expected) <= T
 
 
+@pytest.mark.parametrize('C, T, fraction, low, high', [(128, 512, 0.5, 1, None), (128, 256, 0.5, 1, 3), (1_000_000, 2 ** 25, 1.0, 1, None),
+                                                       (7, 8, 0.9, 2, 3), (96, 64, 1.0, 1, None)])
+def test_halving_gives_half_of_what_is_left_to_each_longer_window(C, T, fraction, low, high):
+    f = kernel_sizes(C, T, fraction, low, high, halving=True)
+    left = round(fraction * C)
+    expected, level = [1] * (C - left), low
+    while left:
+        n = left if level == (high or int(math.log2(T))) else (left + 1) // 2  # the longest window gets the rest
+        expected, left, level = expected + [2 ** level] * n, left - n, level + 1
+    assert f.tolist() == expected
+
+
 def test_fraction_zero_leaves_every_coordinate_alone():
     assert kernel_sizes(16, 64, fraction=0).tolist() == [1] * 16
 
