@@ -131,17 +131,26 @@ def test_the_other_commands_are_those_that_ci_or_other_tests_run():
     assert all(line in ci for line in by_ci.values())
 
 
+def assert_the_table_behind(heading, said):
+    """Every line that compare said stands as a row in that paragraph's table: the options, loss, range, steps, ratio."""
+    rows = re.findall(r'^((?:on|off|learnable|ema|past).*?)  +\d+ +([\d.]+) (?:\(([\d.]+)-([\d.]+)\))?'
+                      r'.*?(?:([\d,]+) steps, .* s +([\d.]+)|(never)) ', said, re.M)
+    table = [line for line in README.split(f'**{heading}**')[1].split('\n**')[0].splitlines() if re.match(r'\| .*`--wavelet', line)]
+    assert len(rows) >= 3 and len(rows) == len(table)
+    for label, *numbers in rows:
+        wavelet, *changes = label.split(', ')
+        options = [f'--wavelet={wavelet}'] * (wavelet != 'on' or not changes) + [f'--wavelet_{change}' for change in changes]
+        [line] = [line for line in table if f'`{" ".join(options)}`' in line]
+        assert all(number in line for number in numbers), label
+
+
 def test_the_results_are_those_of_the_logs_in_assets(here, capsys):
     shutil.copytree(ROOT / 'assets/runs', 'out')
     train.compare(train.Settings(max_steps=3000))
-    rows = re.findall(r'^((?:on|off|learnable|ema|past).*?)  +\d+ +([\d.]+) (?:\(([\d.]+)-([\d.]+)\))?'  # label, loss, its range
-                      r'.*?(?:([\d,]+) steps, .* s +([\d.]+)|(never)) ', capsys.readouterr().out, re.M)
-    table = [line for line in README.splitlines() if line.startswith('| ') and '`--wavelet' in line and 'command' not in line]
-    assert len(rows) >= 4 and len(rows) == len(table)
-    for label, *numbers in rows:
-        [option] = re.findall(r'(?:max|min)_level=\d|fraction=[\d.]+', label) or [f'--wavelet={label}`']
-        [line] = [line for line in table if option in line]
-        assert all(number in line for number in numbers), label
+    assert_the_table_behind('A longer run.', capsys.readouterr().out)
+    for dataset in 'english', 'wav':
+        train.compare(train.Settings(dataset=dataset, max_steps=1500))
+        assert_the_table_behind('Beyond the paper.', capsys.readouterr().out)
     train.compare(train.Settings())
     [depth] = re.findall(r'^\*\*Depth\.\*\*.*?\n\n', README, re.M | re.S)
     losses = re.findall(r'^(?:on|off).*?  +1 +([\d.]+) ', capsys.readouterr().out, re.M)
