@@ -39,8 +39,8 @@ class Settings:
     dataset: str = 'stdlib'  # a folder under data/, made by prepare_data.py
     wavelet: str = 'on'  # on: the paper's causal Haar averages between the blocks; learnable, ema, past: variants; off: plain GPT
     wavelet_fraction: float = 0.5  # of the embedding coordinates, averaged
-    wavelet_min_level: int = 1  # the shortest average is over 2^1 steps
-    wavelet_max_level: int = None  # the longest is over 2^this steps; as long as fits if left open
+    wavelet_min_level: int = 1  # the shortest average is over 2^1 steps (of past: half as many, before the present one)
+    wavelet_max_level: int = None  # the longest is over 2^this steps (past: half); as long as fits if left open
     size: str = 'laptop'  # laptop or paper: sets each of the following that is left open (laptop / paper)
     n_layer: int = None  # decoder blocks (4 / 10)
     n_head: int = None  # attention heads (4 / 8)
@@ -728,7 +728,7 @@ def draw_highest_level(settings, curves):
 
 
 def compare(settings):
-    """Print the table of all finished runs that compare with settings, and draw out/<dataset>.png.
+    """Print the table of all finished runs that compare with settings, and draw out/<dataset>.png, perhaps -levels.png.
 
     A run's speed-up is the step (or the training time) at which the plain run first has its own final loss, divided by
     the step (or time) at which this run first has it. So the plain run's is 1.00. Runs of several seeds: their mean curve.

@@ -65,11 +65,10 @@ def kernel_sizes(n_embd, block_size, fraction=0.5, min_level=1, max_level=None, 
         raise ValueError(f'wavelet levels {min_level}..{max_level} do not fit: need 1 <= wavelet_min_level <= '
                          f'wavelet_max_level <= {longest}, since block_size={block_size} holds 2^{longest} steps')
     i = torch.arange(first, n_embd)
-    if halving:  # min_level + floor(log2((n_embd - first) / (n_embd - i)))
+    if halving:  # min_level + floor(log2((n_embd - first) / (n_embd - i))); the longest window gets what is left over
         level = (min_level + ((n_embd - first) // (n_embd - i)).double().log2().long()).clamp(max=max_level)
-        return torch.cat((torch.ones(first, dtype=torch.long), 2 ** level))
-    # n levels over n_embd - first coordinates: min_level + floor((i - first) * n / (n_embd - first))
-    level = min_level + (i - first) * (max_level - min_level + 1) // (n_embd - first)
+    else:  # n levels over n_embd - first coordinates: min_level + floor((i - first) * n / (n_embd - first))
+        level = min_level + (i - first) * (max_level - min_level + 1) // (n_embd - first)
     return torch.cat((torch.ones(first, dtype=torch.long), 2 ** level))
 
 
@@ -225,8 +224,8 @@ class GPTConfig:
     bias: bool = False  # in the linear layers and LayerNorms; GPT-2 has it, and is no better for it
     wavelet: str = 'on'  # on: causal Haar averages between the blocks; learnable, ema, past: its variants; off: plain GPT
     wavelet_fraction: float = 0.5  # of the coordinates, averaged
-    wavelet_min_level: int = 1  # shortest window: 2^1 steps
-    wavelet_max_level: int = None  # longest window: 2^this steps; None: as long as fits into block_size
+    wavelet_min_level: int = 1  # shortest window: 2^1 steps (of past: half as many, before the present one)
+    wavelet_max_level: int = None  # longest window: 2^this steps (past: half); None: as long as fits into block_size
 
     def __post_init__(self):
         problems = [f'{name}={getattr(self, name)} must be between 1 and 1000000'
