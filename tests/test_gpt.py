@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import wavelet_gpt
 from wavelet_gpt import GPT, GPTConfig, causal_ema, causal_haar
 
 TINY = dict(block_size=16, vocab_size=11, n_layer=3, n_head=2, n_embd=16)
@@ -226,7 +227,17 @@ def test_the_cache_changes_no_logit_and_no_greedy_token(changes, prompt):
     torch.testing.assert_close(model(full[:, :begin], cache=cache)[0], model(full[:, :begin])[0])
     for t in range(begin, T):
         step = model(full[:, t:t + 1], cache=cache, begin=t)[0][:, 0]
-        torch.testing.assert_close(step, model(full)[0][:, t], atol=1e-5, rtol=1e-5)  # ema's weights are float32
+        torch.testing.assert_close(step, model(full)[0][:, t])
+
+
+def test_the_cache_follows_a_linear_filter_that_a_reader_puts_in_the_place_of_the_averages(monkeypatch):
+    model = shaken(make()).double()
+    alpha = torch.linspace(0.1, 1, model.config.n_embd)
+    monkeypatch.setattr(wavelet_gpt, 'causal_haar', lambda x, *_: wavelet_gpt.causal_ema(x, alpha))
+    idx = torch.randint(11, (2, 5))
+    cache = model.new_cache(2)
+    model(idx[:, :4], cache=cache)
+    torch.testing.assert_close(model(idx[:, 4:], cache=cache, begin=4)[0], model(idx)[0][:, 4:])
 
 
 def test_with_the_cache_a_token_costs_one_position_and_a_full_window_half_of_it():
