@@ -1,4 +1,4 @@
-"""Every command of the README, run small or found where it is run: what a reader types must work as it stands there."""
+"""Every command of the README, run small, or found in .ci/run or beside the test that runs its parts."""
 
 import re
 import shlex
@@ -156,8 +156,10 @@ def test_the_results_are_those_of_the_logs_in_assets(here, capsys):
     losses = re.findall(r'^(?:on|off).*?  +1 +([\d.]+) ', capsys.readouterr().out, re.M)
     assert len(losses) >= 3 and all(loss in depth for loss in losses)
     train.compare(train.Settings(dataset='listops-64', block_size=63, max_steps=2000, eval_windows=1000))
-    for label, mean in re.findall(r'^(on|off) .* ([\d.]+)% right', capsys.readouterr().out, re.M):
-        assert re.search(rf'\| wavelet {label} \| \**{mean}', README)
+    accuracies = re.findall(r'^(on|off) .* ([\d.]+)% right \(([\d.]+)%-([\d.]+)%\)', capsys.readouterr().out, re.M)
+    assert len(accuracies) == 2
+    for label, mean, low, high in accuracies:
+        assert re.search(rf'\| wavelet {label} \| \**{mean}\** \| {low} .* {high} \|', README)
 
 
 def test_the_python_of_the_readme_draws_a_filter_of_ones_own(here):

@@ -1,6 +1,7 @@
 """The operation: the mapping f(i), the causal averages, their gradient."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -181,10 +182,11 @@ def test_first_and_second_derivatives_agree_with_finite_differences(sizes):
 
 def test_the_backward_keeps_no_activation():
     x = torch.randn(2, 64, 16, requires_grad=True)
-    kept = []
+    kept, given = [], x * 1
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t), lambda t: t):
-        causal_haar(x, kernel_sizes(16, 64))
-    assert kept == []
+        y = causal_haar(given, kernel_sizes(16, 64))
+    given = weakref.ref(given)
+    assert kept == [] and given() is None and y.requires_grad  # neither by save_for_backward nor in any other way
 
 
 def test_vmap_is_a_loop_over_examples_also_for_gradients():
@@ -198,9 +200,10 @@ def test_vmap_is_a_loop_over_examples_also_for_gradients():
 
 def test_autocast_changes_nothing():
     x, k = torch.randn(2, 64, 16), kernel_sizes(16, 64)
+    expected = causal_haar(x, k)
     with torch.autocast('cpu', torch.bfloat16):
-        assert torch.equal(causal_haar(x, k), causal_haar(x, k, haar_shifts(k.tolist())))
-    assert causal_haar(x, k).dtype == torch.float32
+        averaged = causal_haar(x, k, haar_shifts(k.tolist()))
+    assert averaged.dtype == torch.float32 and torch.equal(averaged, expected)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
