@@ -360,8 +360,8 @@ def main(settings):
     if path:
         try:
             write_result(path, tokens[first:], meta)
-        except OSError as error:
-            raise SystemExit(f'could not write {path} and its picture: {error.strerror}')
+        except (OSError, ValueError) as error:  # no space; music of more than a day
+            raise SystemExit(f'could not write {path} and its picture: {getattr(error, "strerror", error)}')
         print(f'written to {path}', file=sys.stderr)
 
 

@@ -59,7 +59,7 @@ class Settings:
     seed: int = 1337  # of the weights and of the order of the data
     run: str = ''  # where it goes, out/<run>/; <dataset>-<wavelet> if left open, numbered when that is taken
     resume: bool = False  # go on with --run, or the newest of that default name; may change: eval_*, device, compile
-    compare: bool = False  # train nothing; compare the finished runs with this dataset, size, max_steps and batch
+    compare: bool = False  # no training; compare finished runs alike in dataset, size, block_size, batch_size, max_steps, eval_windows
     device: str = 'auto'  # auto: cuda, then mps, then cpu; or one of them
     dtype: str = 'auto'  # auto: bfloat16 or float16 where the GPU is fast at it, else float32; or one of them
     compile: bool = None  # torch.compile; left open: on with CUDA only, where it pays
@@ -553,21 +553,22 @@ def save(folder, checkpoint, best):
 # The pictures, and the comparison of finished runs
 
 
-def new_figure(*shape, **options):
-    """plt.subplots without the clutter. matplotlib is imported here, since training itself does not need it."""
-    import matplotlib
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-    plt.rcParams.update({'font.size': 12, 'axes.spines.top': False, 'axes.spines.right': False, 'legend.frameon': False})
-    return plt.subplots(*shape, layout='constrained', **options)
+def new_figure(*shape, figsize, **options):
+    """A figure and its axes, without clutter. matplotlib is imported here, since training itself does not need it."""
+    try:
+        from matplotlib import rcParams
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SystemExit(f'{error}: pip install -r requirements.txt, then --resume or --compare draws what is missing')
+    rcParams.update({'font.size': 12, 'axes.spines.top': False, 'axes.spines.right': False, 'legend.frameon': False})
+    figure = Figure(figsize, layout='constrained')
+    return figure, figure.subplots(*shape, **options)
 
 
 def save_figure(figure, path):
-    import matplotlib.pyplot as plt
     picture = io.BytesIO()
     figure.savefig(picture, dpi=120)
     write_aside(path, picture.getvalue())
-    plt.close(figure)
 
 
 def draw_loss(folder, rows, vocab_size):
@@ -638,7 +639,7 @@ def finished_runs(settings):
         except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:  # edited, or of another version
             left_out.append(f'{path.parent}: damaged ({error})')
     if len(found) > 1:
-        left_out.append(f'runs on older contents of data/{settings.dataset}')
+        left_out.append(f'runs on other contents of data/{settings.dataset} than the newest of them')
     if left_out:
         print('\nleft out of the comparison:', *left_out, sep='\n  ')
     if not found:

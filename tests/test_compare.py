@@ -1,6 +1,7 @@
 """The comparison of runs, on logs written by hand, whose answers can be worked out on paper."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -145,12 +146,34 @@ def test_the_loss_is_drawn_against_the_longest_window_once_three_runs_differ_in_
     assert name == 'stdlib-levels.png' and line.get_xydata().tolist() == [[0, 2], [1, 1.7], [3, 1.1], [8, 1.5]]
 
 
-def test_runs_on_older_data_of_the_same_name_are_left_out(here, capsys):
+def test_the_picture_marks_where_on_has_the_final_loss_of_plain_and_says_how_much_sooner(here, capsys, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(train, 'save_figure', lambda figure, path: drawn.update({path.name: figure}))
+    finished('off', [5, 4, 3, 2], wavelet='off')
+    finished('on', [5, 3, 1, 1.5])
+    finished('on-2', [5, 3, 1, 1.5], seed=1)
+    table(capsys)
+    left = drawn['stdlib.png'].axes[0]
+    assert left.get_title().endswith("on has plain's final loss after 2.00 times fewer steps")
+    assert {line.get_label(): line.get_ydata()[-1] for line in left.lines if line.get_label()[0] != '_'} == {
+        '1.500  on': 1.5, '2.000  off': 2}
+    [mark] = [line for line in left.lines if line.get_linestyle() == ':']
+    assert mark.get_xydata().tolist() == [[150, 2], [300, 2]]
+
+
+def test_without_matplotlib_a_picture_is_one_sentence_that_says_how_to_get_it(here, monkeypatch):
+    finished('on', [5, 3, 1, 1.5])
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    with pytest.raises(SystemExit, match='matplotlib.*: pip install -r requirements.txt, then'):
+        train.compare(train.Settings(**STEPS))
+
+
+def test_runs_on_other_contents_of_the_same_name_are_left_out(here, capsys):
     finished('off', [5, 4, 3, 2], wavelet='off')
     finished('on', [5, 4, 3, 2], checksum='b')
     newest = max(Path('out').glob('*/log.csv'), key=lambda path: path.stat().st_mtime).parent.name
     rows, said = table(capsys)
-    assert [name for name in ('on', 'off') if name in rows] == [newest] and 'older contents of data/stdlib' in said
+    assert [name for name in ('on', 'off') if name in rows] == [newest] and 'other contents of data/stdlib' in said
 
 
 def test_without_a_plain_run_the_table_says_how_to_make_one(here, capsys):

@@ -202,6 +202,13 @@ def test_a_music_run_samples_a_midi_file_that_mido_reads_and_a_picture(music_run
     assert Path('out/tunes-on/sample.png').read_bytes().startswith(b'\x89PNG')
 
 
+def test_music_of_more_than_a_day_is_refused_in_one_sentence_and_leaves_no_file(music_run, monkeypatch):
+    monkeypatch.setattr(sample, 'decode_notes', lambda tokens: [(0.0, 90000.0, 60, 64)])
+    with pytest.raises(SystemExit, match='^could not write long.mid and its picture: a note from 0.0 to 90000.0 s'):
+        sample.main(sample.Settings(num_tokens=2, out='long.mid'))
+    assert not Path('long.mid').exists()
+
+
 def test_a_midi_prompt_is_continued(music_run):
     Path('prompt.mid').write_bytes(tune(77, n=30))
     sample.main(sample.Settings(prompt='prompt.mid', num_tokens=50, out='longer.mid'))
