@@ -671,8 +671,8 @@ def encoded(files, encode):
 def write_pieces(name, pieces, meta):
     """Write the data set of pieces, (split, tokens) each.
 
-    The pieces of a split stand one behind the other, and meta.json lists their lengths, so that train.py never lets a
-    window run from one into the next: no music is glued together that never was. Nor is a file in two splits, since a
+    The pieces of a split stand one behind the other, and meta.json lists their lengths, so that train.py counts no
+    prediction across the end of one: no music is glued together that never was. Nor is a file in two splits, since a
     piece is a file.
     """
     of = dict(train=[], val=[], test=[])

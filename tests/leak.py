@@ -1,7 +1,7 @@
 """
 Too good to be true: a GPT whose averages read the future, trained beside the causal one by the very same train.py.
 
-    python tests/leak.py                     a few minutes; leaves nothing behind
+    python tests/leak.py                     a minute and a half; leaves nothing behind
     python tests/leak.py --max_steps=50      shorter
 """
 
