@@ -687,12 +687,14 @@ def draw_comparison(settings, curves, plain):
     figure, (left, right) = new_figure(1, 2, figsize=(14, 6), width_ratios=(3, 2))
     title = f'{settings.dataset}, {settings.size} size'
     for n, (name, curve) in enumerate(curves.items()):
-        style = dict(color={'off': 'black', 'on': 'C0'}.get(name, f'C{1 + n % 9}'), linewidth=1.5 + (name in ('off', 'on')))
+        style = dict(color=f'C{1 + n % 9}', linewidth=1.5, linestyle='-' if n < 9 else '--')  # there are nine such colours
+        if name in ('off', 'on'):
+            style = dict(color='black' if name == 'off' else 'C0', linewidth=2.5)
         steps, losses = curve['steps'][1:], curve['loss'][1:]  # without step 0, which a logarithm cannot show
         left.plot(steps, losses, label=f'{losses[-1]:.3f}  {name}', **style)
         left.fill_between(steps, curve['low'][1:], curve['high'][1:], color=style['color'], alpha=0.2, linewidth=0)
         if name in ('off', 'on', next(iter(curves))):
-            right.plot(curve['position'], curve['by_position'], 'o-', label=name, **style)
+            right.plot(curve['position'], curve['by_position'], marker='o', label=name, **style)
     if plain and 'on' in curves:
         step, target = reached(curves['on'], plain['loss'][-1])[0], plain['loss'][-1]
         if step:
@@ -700,7 +702,7 @@ def draw_comparison(settings, curves, plain):
             left.plot([step, first], [target, target], 'o:', color='C0')
             title += f"\non has plain's final loss after {ratio(first, step)} times fewer steps"
     left.set(title=title, xlabel='step', ylabel='validation loss (nats a token)', xscale='log', yscale='log')
-    left.legend(title='at the end', loc='lower left')  # where no curve goes
+    left.legend(title='at the end', loc='lower left', fontsize=12 if len(curves) < 10 else 9)  # where no curve goes
     left.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter='{x:g}', minor_locator=NullLocator())
     left.yaxis.set(major_locator=MaxNLocator(8), major_formatter='{x:g}', minor_locator=NullLocator())
     right.set(title='at the end, by position', xlabel='tokens that the prediction sees, at most', xscale='log')
