@@ -148,9 +148,13 @@ def test_the_results_are_those_of_the_logs_in_assets(here, capsys):
     shutil.copytree(ROOT / 'assets/runs', 'out')
     train.compare(train.Settings(max_steps=3000))
     assert_the_table_behind('A longer run.', capsys.readouterr().out)
+    train.compare(train.Settings(max_steps=3000, block_size=512, batch_size=8))
+    assert_the_table_behind('A longer context.', capsys.readouterr().out)
     for dataset in 'english', 'wav':
         train.compare(train.Settings(dataset=dataset, max_steps=1500))
         assert_the_table_behind('Beyond the paper.', capsys.readouterr().out)
+    train.compare(train.Settings(dataset='midi'))
+    assert_the_table_behind('Music.', capsys.readouterr().out)
     train.compare(train.Settings())
     [depth] = re.findall(r'^\*\*Depth\.\*\*.*?\n\n', README, re.M | re.S)
     losses = re.findall(r'^(?:on|off).*?  +1 +([\d.]+) ', capsys.readouterr().out, re.M)
