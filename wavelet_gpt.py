@@ -342,15 +342,16 @@ class GPT(nn.Module):
     def average(self, x, n, memory=None, begin=0):
         """The averages of x (B, T, C) before block n; or (B, 1, C), of one step whose earlier steps are remembered.
 
-        The remembered steps are weighted as an impulse is by the average itself. To weight and sum what one step needs
-        takes a tenth of the time that causal_haar takes for all. It holds for any linear filter that treats every step
-        alike and every coordinate for itself; who writes another one here generates with use_cache=False.
+        The average at one step is a weighted sum of the remembered ones, in a tenth of the time that causal_haar takes
+        for all steps. The weights are what the average itself makes of a single 1 (its impulse response), so this holds
+        for any linear filter that treats all steps alike and each coordinate by itself. With another one written below,
+        generate with use_cache=False.
         """
         if memory is not None:
             past = remember(memory['x'], x, begin, dim=1)  # (B, begin + T, C)
             if begin > 0:
                 return (past * memory['weights'][-past.size(1):]).sum(dim=1, keepdim=True)  # (B, 1, C)
-            impulse = F.pad(x.new_ones(1, 1, x.size(2)), (0, 0, 0, self.config.block_size - 1))  # 1 at the first step
+            impulse = F.pad(x.new_ones(1, 1, x.size(2)), (0, 0, 0, self.config.block_size - 1))  # (1, block_size, C)
             memory['weights'] = self.average(impulse, n)[0].flip(0)  # (block_size, C), that of the newest step last
         if self.config.wavelet == 'learnable':
             return self.averages[n - 1](x)
