@@ -681,11 +681,15 @@ def ratio(a, b):
     return f'{a / b:.2f}' if b else '-'
 
 
+def what_is_compared(settings):
+    return f'{settings.dataset}, {settings.size} size, T = {settings.block_size}, {settings.max_steps:,} steps'
+
+
 def draw_comparison(settings, curves, plain):
     """out/<dataset>.png: the whole curves, and the loss against the position in the context."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
     figure, (left, right) = new_figure(1, 2, figsize=(14, 6), width_ratios=(3, 2))
-    title = f'{settings.dataset}, {settings.size} size'
+    title = what_is_compared(settings)
     for n, (name, curve) in enumerate(curves.items()):
         style = dict(color=f'C{1 + n % 9}', linewidth=1.5, linestyle='-' if n < 9 else '--')  # there are nine such colours
         if name in ('off', 'on'):
@@ -724,7 +728,7 @@ def draw_highest_level(settings, curves):
     axes.plot(levels, [points[level]['loss'][-1] for level in levels], 'o-')
     for level in levels:
         axes.vlines(level, points[level]['low'][-1], points[level]['high'][-1], color='C0', linewidth=8, alpha=0.3)  # the seeds
-    axes.set(title=f'{settings.dataset}, {settings.size} size, {settings.max_steps} steps', ylabel='final validation loss (nats a token)',
+    axes.set(title=what_is_compared(settings), ylabel='final validation loss (nats a token)',
              xlabel='the longest window, in steps (1: the plain GPT)', xticks=levels, xticklabels=[2 ** level for level in levels])
     save_figure(figure, Path('out') / f'{settings.dataset}-levels.png')
     print(f'the loss against the longest window: out/{settings.dataset}-levels.png')
@@ -740,7 +744,7 @@ def compare(settings):
     curves = dict(sorted(curves.items(), key=lambda item: item[1]['loss'][-1]))  # the best first
     plain = curves.get('off')
     width = max(map(len, curves))
-    print(f'\n{settings.dataset}, {settings.size} size, {settings.max_steps} steps; loss in nats a token\n'
+    print(f'\n{what_is_compared(settings)}; loss in nats a token\n'
           f'{"":{width}}  seeds  validation loss                 as low as plain at the end  times sooner in     added    time\n'
           f'{"":{width}}         final (of the seeds)    best  after                         steps   time  parameters  a step')
     for name, curve in curves.items():

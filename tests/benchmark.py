@@ -188,18 +188,21 @@ def our_loop(settings):
         return train.train(settings)[3][-1]['seconds']
 
 
-def benchmark_training(size, rounds, steps):
+def benchmark_training(size, rounds, steps, variants=()):
+    names = (*variants, 'on', 'off')
     settings = {wavelet: train.Settings(dataset='noise', size=size, wavelet=wavelet, max_steps=steps, eval_interval=steps,
-                                        eval_windows=1) for wavelet in ('on', 'off')}
-    times = {name: [] for name in ('on', 'off', 'nanoGPT')}
+                                        eval_windows=1) for wavelet in names}
+    times = {name: [] for name in (*names, 'nanoGPT')}
     for _ in range(rounds + 1):
-        times['on'].append(our_loop(settings['on']))
-        times['off'].append(our_loop(settings['off']))
+        for name in names:
+            times[name].append(our_loop(settings[name]))
         times['nanoGPT'].append(nanogpt_loop(settings['off'], steps))
     times = {name: values[1:] for name, values in times.items()}  # the first round warms up
     row(f'training step, {size} size, wavelet on', 'wavelet off', f'{ratio(times, "on", "off"):.3f}', '<= 1.03')
     row(f'training step, {size} size, wavelet off', 'nanoGPT loop, eager', f'{ratio(times, "off", "nanoGPT"):.2f}',
         '<= 0.50' if DEVICE == 'cuda' and size == 'paper' else '<= 1.00')
+    for name in variants:
+        row(f'training step, {size} size, wavelet {name}', 'wavelet on', f'{ratio(times, name, "on"):.2f}')
 
 
 def benchmark_memory():
@@ -257,7 +260,7 @@ def main():
         with contextlib.redirect_stdout(io.StringIO()):
             prepare_data.write_dataset('noise', dict(train=noise, val=noise[:10000]),
                                        dict(modality='text', vocab_size=256, characters=''.join(map(chr, range(256)))))
-        benchmark_training('laptop', 4, 100 if DEVICE == 'cuda' else 4)
+        benchmark_training('laptop', 4, 100 if DEVICE == 'cuda' else 4, variants=('learnable', 'ema', 'past'))
         benchmark_training('paper', 3, 100 if DEVICE == 'cuda' else 2)
         benchmark_start()
         os.chdir(ROOT)

@@ -154,7 +154,7 @@ def test_the_picture_marks_where_on_has_the_final_loss_of_plain_and_says_how_muc
     finished('on-2', [5, 3, 1, 1.5], seed=1)
     table(capsys)
     left = drawn['stdlib.png'].axes[0]
-    assert left.get_title().endswith("on has plain's final loss after 2.00 times fewer steps")
+    assert left.get_title() == "stdlib, laptop size, T = 256, 300 steps\non has plain's final loss after 2.00 times fewer steps"
     assert {line.get_label(): line.get_ydata()[-1] for line in left.lines if line.get_label()[0] != '_'} == {
         '1.500  on': 1.5, '2.000  off': 2}
     [mark] = [line for line in left.lines if line.get_linestyle() == ':']
