@@ -46,7 +46,7 @@ def kernel_sizes(n_embd, block_size, fraction=0.5, min_level=1, max_level=None, 
     printed formula could not be read; this form is ours, from its description.
 
     halving shares them out otherwise, and is not the paper's: half of them to the shortest window, half of the rest to
-    the next, and so on. For n_embd=128: 64 with f = 1, then 32 with 2, 16 with 4, 8 with 8 ...
+    the next, and so on until one is left. For n_embd=128: 64 with f = 1, 32 with 2, 16 with 4 ... 1 with 128.
 
     Raises ValueError for a fraction outside 0..1 or, where anything is averaged, for levels outside
     1..floor(log2(block_size)).
@@ -78,11 +78,11 @@ def causal_haar(x, kernel_size, shifts=None):
         x_n(t, i) = 1/f(i) * sum of x(m, i) for m = t - f(i) + 1 .. t
         x_n[:, t, i] = x[:, max(0, t - f + 1):t + 1, i].sum(1) / f
 
-    That is the Haar approximation coefficient of level log2 f(i), taken at every t and from the past only.
+    That is the Haar approximation coefficient of level log2 f(i) over sqrt f(i), taken at every t and from the past only.
 
     x            (B, T, C) floating point, any T; sums in float32 at least, returned in the dtype of x
     kernel_size  (C,) integers, positive powers of two in any order, on the device of x
-    shifts       haar_shifts(kernel_size.tolist()) for an ascending kernel_size, to save reading it back from a GPU every time
+    shifts       haar_shifts(kernel_size.tolist()) for an ascending kernel_size, which is then not read back from a GPU, nor checked
     returns      (B, T, C)
     Raises ValueError for other shapes, other numbers, or an x that is not floating point.
     """
@@ -219,7 +219,7 @@ class GPTConfig:
     wavelet: str = 'on'  # on: causal Haar averages between the blocks; learnable, ema, past: its variants; off: plain GPT
     wavelet_fraction: float = 0.5  # of the coordinates, averaged
     wavelet_min_level: int = 1  # shortest window: 2^1 steps (of past: half as many, before the present one)
-    wavelet_max_level: int = None  # longest window: 2^this steps (past: half); None: as long as fits into block_size
+    wavelet_max_level: int = None  # longest window: 2^this steps (past: half); None: as long as block_size and f(i) allow
 
     def __post_init__(self):
         problems = [f'{name}={getattr(self, name)} must be between 1 and 1000000'
@@ -375,14 +375,14 @@ class GPT(nn.Module):
         idx      (B, T) token ids, T <= block_size
         targets  (B, T) the ids that follow, -1 where a position shall not count; or None
         cache    new_cache(B), to read a sequence piece by piece: first some tokens with begin=0, then one at a time
-        begin    how many tokens the cache holds already
+        begin    how many tokens the cache holds already, exactly
         returns  logits (B, T, V), loss () or None
         """
         B, T = idx.size()
         if begin > 0 and (cache is None or T != 1):
             raise ValueError(f'begin={begin} needs a cache and exactly one new token, and there are {T}')
-        if begin + T > self.config.block_size:
-            raise ValueError(f'a sequence of {begin + T} tokens does not fit into block_size={self.config.block_size}')
+        if not 0 < T <= self.config.block_size - begin:
+            raise ValueError(f'a sequence of {begin + T} tokens: it must have 1 to block_size={self.config.block_size} of them')
         positions = torch.arange(begin, begin + T, device=idx.device)  # (T,)
         x = self.transformer.wte(idx) + self.transformer.wpe(positions)  # (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)
@@ -490,7 +490,7 @@ def slide(title, *shape):
     return figure, figure.subplots(*shape, squeeze=False), lambda share: colormaps['viridis'](0.8 * share)
 
 
-FUTURE = dict(facecolor='none', edgecolor='#d62728', hatch='//', linewidth=0)  # in every picture
+FUTURE = dict(facecolor='none', edgecolor='0.7', hatch='//', linewidth=0)  # in every picture
 
 
 def draw_staircase(C=128, T=512):

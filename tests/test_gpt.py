@@ -173,9 +173,11 @@ def test_targets_of_minus_one_do_not_count():
     torch.testing.assert_close(model(idx, counted)[1], expected)
 
 
-def test_a_sequence_longer_than_the_context_is_refused_by_its_length():
-    with pytest.raises(ValueError, match='17 tokens.*block_size=16'):
-        make()(torch.zeros(1, 17, dtype=torch.long))
+@pytest.mark.parametrize('T', [0, 17])
+@pytest.mark.parametrize('wavelet', ['on', 'off', 'learnable', 'ema', 'past'])
+def test_a_sequence_of_no_token_or_longer_than_the_context_is_refused_by_its_length(wavelet, T):
+    with pytest.raises(ValueError, match=f'{T} tokens.*block_size=16'):
+        make(wavelet=wavelet)(torch.zeros(1, T, dtype=torch.long))
 
 
 def test_every_contradiction_of_a_configuration_is_named_at_once():
