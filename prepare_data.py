@@ -953,3 +953,6 @@ if __name__ == '__main__':
         main()
     except KeyboardInterrupt:
         raise SystemExit('\nstopped; what is half done does not count as a data set')
+    except BrokenPipeError:  # head, or less
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python may flush what is left
+        raise SystemExit('stopped: nobody reads any longer what is printed')

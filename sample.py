@@ -147,7 +147,13 @@ def draw_piano_roll(notes, path):
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
     axes.spines[['left', 'right', 'top']].set_visible(False)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
+
+
+def save_figure(figure, path):
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120)
+    write_aside(path, picture.getvalue())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -184,7 +190,7 @@ def draw_audio(samples, rate, path):
     samples = np.asarray(samples, np.float32)
     if len(samples) == 0:
         raise ValueError('there is no sound to draw: samples is empty')
-    figure = Figure(figsize=(10, 5), dpi=150, layout='constrained')
+    figure = Figure(figsize=(10, 5), layout='constrained')
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
     starts = np.linspace(0, len(samples), min(len(samples), 1200), endpoint=False).astype(int)  # of the columns drawn
 
@@ -206,7 +212,7 @@ def draw_audio(samples, rate, path):
               xlim=(0, len(samples) / rate), xlabel='time (s)')
     below.minorticks_off()
     figure.colorbar(picture, ax=below, label='level (dB)')
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -219,29 +225,37 @@ def load(path):
     """The checkpoint at path, checked, and its model on the CPU. SystemExit with one sentence where it is no such thing.
 
     It may come from a stranger. weights_only refuses all but numbers, text and containers, so that no code can run, and
-    nothing is built that is larger than the file.
+    no model is built that is larger than the file.
     """
     try:
         with zipfile.ZipFile(path) as file:  # as torch.save writes it; torch.load would take a flipped bit for a weight
             if any(part.compress_type for part in file.infolist()) or file.testzip():
                 raise ValueError('a part of it is damaged')
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-        config, meta = checkpoint['config'], checkpoint['meta']
+        config, meta = GPTConfig(**checkpoint['config']), checkpoint['meta']
         check_meta(meta)
-        V, T, C = config['vocab_size'], config['block_size'], config['n_embd']
         if type(checkpoint['step']) is not int:
             raise ValueError('its step is not a number')
-        if V != meta['vocab_size'] or 4 * C * (V + T + 12 * C * config['n_layer']) > path.stat().st_size:  # 4 bytes each
+        parameters = config.n_embd * (config.vocab_size + config.block_size + 12 * config.n_embd * config.n_layer)
+        if config.wavelet == 'learnable':
+            parameters += (config.n_layer - 1) * config.kernel_sizes().sum().item()
+        if config.vocab_size != meta['vocab_size'] or 4 * parameters > path.stat().st_size:  # at least, of 4 bytes each
             raise ValueError('its config describes another model than it holds')
-        model = GPT(GPTConfig(**config))
+        model = GPT(config)
         model.load_state_dict(checkpoint['model'])
         if not all(parameter.isfinite().all() for parameter in model.parameters()):
             raise ValueError('its weights are not numbers')
     except pickle.UnpicklingError:
         raise SystemExit(f'{path} is refused: it is damaged, or made to run code when it is loaded')
     except Exception as error:  # hostile or damaged bytes can end in any
-        raise SystemExit(f'{path} holds no model that this program can load: {(str(error) or repr(error)).splitlines()[0][:200]}')
+        what = printable((str(error) or repr(error)).splitlines()[0][:200])
+        raise SystemExit(f'{path} holds no model that this program can load: {what}')
     return checkpoint, model
+
+
+def printable(text):
+    """text without what could steer a terminal: a stranger may have written it."""
+    return ''.join(c if c.isprintable() or c in '\n\t' else '\ufffd' for c in text)
 
 
 def prompt_tokens(prompt, meta):
@@ -288,14 +302,15 @@ def labelled_examples(prompt, checkpoint):
     if prompt:
         raise ValueError('pictures cannot be typed: leave --prompt open for examples of the test split')
     try:
-        name = re.fullmatch(FOLDER_NAME, checkpoint['settings']['dataset'])[0]
-    except (KeyError, TypeError):  # a stranger may have written it
+        name = re.fullmatch(FOLDER_NAME, dict(checkpoint['settings'])['dataset'])[0]
+    except (KeyError, TypeError, ValueError):  # a stranger may have written it
         raise SystemExit('the checkpoint does not say which data it learned: give a --prompt')
     if read_meta(name) != meta:
         raise SystemExit(f'data/{name} is not what this run learned: give a --prompt, or prepare {name} as it was')
     show = dict(listops=lambda tokens: ' '.join(SYMBOLS[token] for token in tokens), pixels=lambda tokens: 'a picture',
                 bytes=lambda tokens: ascii(bytes(tokens[:80].astype(np.uint8)).decode(errors='replace')))[meta['modality']]
-    pieces = np.split(read_tokens(name, 'test', meta), np.cumsum(meta['pieces']['test'][:5]))[:5]
+    ends = np.cumsum(meta['pieces']['test'][:5])
+    pieces = np.split(read_tokens(name, 'test', meta)[:ends[-1]], ends[:-1])
     return [(show(piece[:-1]), piece[:-1].tolist(), meta['labels'][piece[-1] - first_label(meta)]) for piece in pieces]
 
 
@@ -349,7 +364,7 @@ def main(settings):
         for n, token in enumerate(model.stream(idx, count, settings.temperature, settings.top_k), 1):
             tokens.append(token.item())
             if text:
-                print(decode_text(tokens[-1:], meta['characters']), end='', flush=True)
+                print(printable(decode_text(tokens[-1:], meta['characters'])), end='', flush=True)
             elif n % 100 == 0:
                 left = (time.perf_counter() - begin) / n * (count - n)
                 print(f'\r{n} of {count} tokens, {left:.0f} s left ', end='', file=sys.stderr, flush=True)
@@ -362,6 +377,8 @@ def main(settings):
             write_result(path, tokens[first:], meta)
         except (OSError, ValueError) as error:  # no space; music of more than a day
             raise SystemExit(f'could not write {path} and its picture: {getattr(error, "strerror", error)}')
+        except ImportError as error:
+            raise SystemExit(f'could not write {path} and its picture: {error}: pip install -r requirements.txt')
         print(f'written to {path}', file=sys.stderr)
 
 

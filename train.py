@@ -53,7 +53,7 @@ class Settings:
     dropout: float = 0.0  # 0 while the model sees its data about once
     bias: bool = False  # on: biases in the linear layers and LayerNorms, as GPT-2 has
     learning_rate: float = 1e-3  # the highest; reached after the warm-up, a tenth of it left at the end (cosine)
-    warmup_steps: int = 100  # at most; a sixth of a run that is shorter than 600 steps
+    warmup_steps: int = 100  # at most; never more than a sixth of the run
     weight_decay: float = 0.1  # of matrices only, not of biases, LayerNorms and learnable kernels
     grad_clip: float = 1.0  # longest gradient, all parameters together
     seed: int = 1337  # of the weights and of the order of the data
@@ -142,7 +142,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from sample import load
+from sample import load, printable, save_figure
 from wavelet_gpt import GPT
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def compile_or_not(model, batch, autocast):
             compiled(*batch)[1].backward()
         return compiled
     except Exception as error:  # a missing C compiler, an old GPU, a bug: none of them is a reason not to train
-        print(f'torch.compile does not work here, going on without ({str(error).splitlines()[0][:100]})')
+        print(f'torch.compile does not work here, going on without ({(str(error) or repr(error)).splitlines()[0][:100]})')
         return model
     finally:
         model.zero_grad()
@@ -333,7 +333,7 @@ def resumed(settings):
         if not problems and asdict(model_config(kept, model.config.vocab_size)) != checkpoint['config']:
             raise ValueError('its settings and its model contradict each other')
     except Exception as error:  # a stranger may have written it
-        raise SystemExit(f'{path} cannot be resumed: {error}')
+        raise SystemExit(f'{path} cannot be resumed: {printable(str(error))}')
     if problems:
         raise SystemExit('\n  '.join(['nothing was done, because', *problems]))
     return checkpoint, model, kept
@@ -368,7 +368,8 @@ def signals_noted():
     def note(number, frame):
         noted.append(number)
         if WORLD == 1:  # torchrun repeats it by itself
-            signal.signal(number, before[number])
+            for number, handler in before.items():
+                signal.signal(number, handler)
     noted = []
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -434,8 +435,10 @@ def train(settings, noted=()):
     if WORLD > 1:
         stepped = torch.nn.parallel.DistributedDataParallel(stepped)  # averages the gradients
     step, rows, total, best_loss, seconds = 0, [], 0.0, math.inf, 0.0
+    mixed = False  # whether rows were measured over different numbers of windows
     if checkpoint:
         step, rows, total, best_loss, seconds = restore(checkpoint, settings, optimizer, scaler, order)
+        mixed = checkpoint.get('mixed', False) or checkpoint['settings'].get('eval_windows') != settings.eval_windows
         print(f'going on with out/{settings.run} at step {step}')
     if RANK > 0:
         torch.manual_seed(settings.seed + 1000 * step + RANK)  # dropout: each process its own
@@ -471,7 +474,7 @@ def train(settings, noted=()):
                 total_loss.zero_()
             checkpoint = dict(model=model.state_dict(), optimizer=optimizer.state_dict(), scaler=scaler.state_dict(),
                               config=asdict(config), settings=asdict(settings), meta=meta, step=step, rows=rows,
-                              best_loss=best_loss, total_loss=total, seconds=seconds, order=order.get_state(),
+                              best_loss=best_loss, total_loss=total, seconds=seconds, mixed=mixed, order=order.get_state(),
                               rng=torch.get_rng_state(),
                               cuda_rng=torch.cuda.get_rng_state() if device.type == 'cuda' else None)
             if RANK == 0:
@@ -516,7 +519,7 @@ def train(settings, noted=()):
     if config.wavelet == 'learnable':
         draw_kernels(folder, model)
     result = dict(settings=asdict(settings), parameters=parameters, machine=f'{device.type}, {dtype}, torch {torch.__version__}',
-                  val_checksum=meta['checksums']['val'], accuracy=accuracy,
+                  val_checksum=meta['checksums']['val'], mixed=mixed, accuracy=accuracy,
                   loss_by_position=loss_by_position(model, val_data, settings, device, autocast))
     write_aside(folder / 'result.json', json.dumps(result, indent=1).encode())  # last: who has it is finished
     return model, meta, folder, rows
@@ -563,12 +566,6 @@ def new_figure(*shape, figsize, **options):
     rcParams.update({'font.size': 12, 'axes.spines.top': False, 'axes.spines.right': False, 'legend.frameon': False})
     figure = Figure(figsize, layout='constrained')
     return figure, figure.subplots(*shape, **options)
-
-
-def save_figure(figure, path):
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120)
-    write_aside(path, picture.getvalue())
 
 
 def draw_loss(folder, rows, vocab_size):
@@ -627,16 +624,20 @@ def finished_runs(settings):
             result['log'] = {int(row['step']): row for row in rows}
             if any(getattr(its, name) != getattr(settings, name) for name in Settings.ALIKE):
                 continue
-            if its.max_steps not in result['log']:
-                raise ValueError(f'no row of step {its.max_steps}')
+            if missing := {0, its.max_steps} - set(result['log']):
+                raise ValueError(f'no row of step {min(missing)}')
+            if result.get('mixed'):
+                left_out.append(f'{path.parent}: resumed with other --eval_windows')
+                continue
             result['loss_by_position'] = {int(n): float(nats) for n, nats in result['loss_by_position']}
             result['parameters'] = int(result['parameters'])
             result['accuracy'] = {split: float(share) for split, share in result['accuracy'].items()}
-            found.setdefault(result['val_checksum'], {}).setdefault(label(its, settings), {})[its.seed] = result
-            newest = result['val_checksum']
+            contents, name, seed = str(result['val_checksum']), label(its, settings), int(its.seed)
+            found.setdefault(contents, {}).setdefault(name, {})[seed] = result
+            newest = contents
         except FileNotFoundError:
             left_out.append(f'{path.parent}: not finished')
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:  # edited, or of another version
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, csv.Error) as error:  # edited
             left_out.append(f'{path.parent}: damaged ({error})')
     if len(found) > 1:
         left_out.append(f'runs on other contents of data/{settings.dataset} than the newest of them')
@@ -775,7 +776,7 @@ def main(settings):
         with signals_noted() as noted:
             model, meta, folder, rows = train(settings, noted)
     except (RuntimeError, MemoryError) as error:
-        if not re.search("out of memory|can't allocate|ALLOC_FAILED|^$", str(error)):
+        if not (isinstance(error, MemoryError) or re.search("out of memory|not enough memory|can't allocate|ALLOC_FAILED", str(error))):
             raise
         raise SystemExit('the memory is not enough: lower --batch_size first, then --block_size, --n_embd or --n_layer')
     if meta['modality'] == 'text':
@@ -797,3 +798,6 @@ if __name__ == '__main__':
         main(settings)
     except KeyboardInterrupt:  # a second one, or one before or after the training
         raise SystemExit('\nstopped at once; what out/ holds is the state of the last line above')
+    except BrokenPipeError:  # head, or less
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python may flush what is left
+        raise SystemExit('stopped: nobody reads any longer what is printed; --resume goes on from what out/ holds')

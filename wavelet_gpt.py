@@ -222,9 +222,9 @@ class GPTConfig:
     wavelet_max_level: int = None  # longest window: 2^this steps (past: half); None: as long as block_size and f(i) allow
 
     def __post_init__(self):
-        problems = [f'{name}={getattr(self, name)} must be between 1 and 1000000'
-                    for name in ('block_size', 'vocab_size', 'n_layer', 'n_head', 'n_embd')
-                    if not 1 <= getattr(self, name) <= 1_000_000]
+        problems = [f'{name}={getattr(self, name)} must be between 1 and {most}' for name, most in dict(
+            block_size=10 ** 6, vocab_size=10 ** 6, n_layer=1000, n_head=10 ** 6, n_embd=10 ** 6).items()
+            if not 1 <= getattr(self, name) <= most]
         sound = not problems
         if sound and self.n_embd % self.n_head:
             problems.append(f'n_embd={self.n_embd} must be a multiple of n_head={self.n_head}: the heads share it equally')

@@ -9,6 +9,7 @@ import wave
 import numpy as np
 import pytest
 
+import sample
 from prepare_data import mu_law_encode, read_wav, resample
 from sample import draw_audio, mu_law_decode, write_wav
 
@@ -326,7 +327,7 @@ def test_even_the_shortest_and_silent_sound_is_drawn_without_a_warning(tmp_path,
 def test_the_spectrogram_shows_a_sine_at_its_frequency(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
     drawn = []
-    monkeypatch.setattr(Figure, 'savefig', lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(Figure, 'savefig', lambda figure, *_, **__: drawn.append(figure))
     draw_audio(sine(1000, 16000, 0.5), 16000, tmp_path / 'sound.png')
     draw_audio(np.zeros(10, np.float32), 16000, tmp_path / 'silence.png')
     above, below = drawn[0].axes[:2]
@@ -337,6 +338,23 @@ def test_the_spectrogram_shows_a_sine_at_its_frequency(tmp_path, monkeypatch):
     silence = drawn[1].axes[1].collections[0]
     assert silence.get_array().max() <= silence.get_clim()[0]  # the darkest colour
     assert above.get_xlim() == below.get_xlim() == (0, 0.5)
+
+
+def test_a_picture_that_cannot_be_drawn_to_the_end_leaves_the_one_that_was_there(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    def half(figure, file, **_):
+        (file if hasattr(file, 'write') else open(file, 'wb')).write(b'half')
+        raise OSError(28, 'No space left on device')
+    for name, draw in dict(sound=lambda path: draw_audio(np.zeros(10), 16000, path),
+                           music=lambda path: sample.draw_piano_roll([(0, 1, 60, 64)], path)).items():
+        path = tmp_path / f'{name}.png'
+        draw(path)
+        whole = path.read_bytes()
+        with monkeypatch.context() as patch, pytest.raises(OSError):
+            patch.setattr(Figure, 'savefig', half)
+            draw(path)
+        assert path.read_bytes() == whole
 
 
 def test_no_sound_is_not_drawn(tmp_path):

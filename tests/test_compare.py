@@ -101,11 +101,25 @@ def test_an_unfinished_or_damaged_run_is_left_out_and_named(here, capsys):
     finished('bins', [5, 3, 2, 1], seed=6)
     Path('out/bins/result.json').write_text(Path('out/bins/result.json').read_text().replace('3.0', '"x"'))
     finished('endless', [5, 3, 2, 1], steps=(0, 'inf', 200, 300), seconds=(0, 1, 2, 3), seed=7)
+    finished('deep', [5, 3, 2, 1], seed=8)
+    Path('out/deep/result.json').write_text('[' * 200_000)
+    finished('wide', [5, 3, 2, '1' * 200_000], seed=9)
+    finished('late', [1], steps=(300,), seed=10)
+    finished('seeds', [5, 3, 2, 1], seed=[1], wavelet_max_level=3)
+    finished('number', [5, 3, 2, 1], checksum='b')
+    Path('out/number/result.json').write_text(Path('out/number/result.json').read_text().replace('"on"', '5'))
     rows, said = table(capsys)
-    assert rows['on'][:2] == ['1', '1.000']
+    assert rows['on'][:2] == ['1', '1.000'] and len(rows) == 1 and 'other contents' not in said
     for name, why in dict(endless='damaged', unfinished='not finished', short='no row of step 300', cut='damaged', edited='magic', list='damaged',
-                          bins='damaged').items():
+                          bins='damaged', deep='damaged', wide='damaged', late='no row of step 0', seeds='damaged', number='damaged').items():
         assert any(str(Path('out') / name) in line and why in line for line in said.splitlines()), name
+
+
+def test_damaged_runs_alone_are_no_finished_run(here, capsys):
+    finished('number', [5, 3, 2, 1])
+    Path('out/number/result.json').write_text(Path('out/number/result.json').read_text().replace('"on"', '5'))
+    with pytest.raises(SystemExit, match='no finished run with --dataset=stdlib'):
+        table(capsys)
 
 
 def test_only_runs_that_were_measured_alike_are_compared(here, capsys):

@@ -3,13 +3,17 @@
 import hashlib
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
 import pytest
 
 import prepare_data
+from conftest import ROOT
 from prepare_data import decode_text, encode_text, text8_alphabet
 
 
@@ -196,6 +200,16 @@ def test_a_broken_file_put_there_by_hand_is_replaced(text8, here):
     path.write_bytes(text8.content[:-1])
     prepare_data.main(['text8'])
     assert_text8_is_whole(text8.text)
+
+
+def test_a_reader_that_is_gone_ends_the_program_in_one_sentence(here):
+    (here / 'book.txt').write_text('once upon a time there was a book\n' * 300)
+    reads, writes = os.pipe()
+    os.close(reads)  # as head does when it has seen enough
+    done = subprocess.run([sys.executable, '-u', ROOT / 'prepare_data.py', '--input', 'book.txt', '--name', 'book'], stdout=writes,
+                          stderr=subprocess.PIPE, text=True)
+    os.close(writes)
+    assert done.returncode == 1 and done.stderr == 'stopped: nobody reads any longer what is printed\n'
 
 
 def test_offline_says_what_to_fetch_and_where_to_put_it(text8, here, monkeypatch):

@@ -466,6 +466,14 @@ def test_without_a_prompt_test_examples_stand_beside_their_right_answers(tiny, c
         sampled(capsys)
 
 
+def test_of_fewer_than_five_test_examples_all_are_shown(tiny, capsys):
+    tokens = np.array([0, 7, 8, 4, 8])
+    meta = dict(modality='listops', vocab_size=len(SYMBOLS), labels=list('0123456789'))
+    prepare_data.write_pieces('tiny', [(split, tokens) for split in ('train', 'val', 'test') for _ in range(3)], meta)
+    train.train(train.Settings(**SMALL))
+    assert len(sampled(capsys).splitlines()) == 3
+
+
 @pytest.mark.parametrize('prompt, named', [('MAX 2 3', "'MAX' is not one of"), ('[MAX 1 2', 'not closed'), ('[MAX 1 2 ' + '3 ' * 40 + ']', '44 symbols'),
                                            ('\x1b[2J', 'not one of'), ('[MIN ]', 'holds no digit'), (' ', 'not one list')])
 def test_a_prompt_that_is_no_expression_is_refused_in_one_sentence(tiny, capsys, prompt, named):
@@ -492,7 +500,7 @@ def test_reviews_and_photos_are_labelled_too(here, capsys, modality, labels):
             sampled(capsys, prompt='cat.png')
 
 
-@pytest.mark.parametrize('settings', [None, {}, [], dict(dataset='../tiny'), dict(dataset=3), dict(dataset='/etc')])
+@pytest.mark.parametrize('settings', [None, {}, [], torch.zeros(3), dict(dataset='../tiny'), dict(dataset=3), dict(dataset='/etc')])
 def test_a_checkpoint_that_names_no_data_or_data_elsewhere_reads_none(tiny, capsys, settings):
     train.train(train.Settings(**SMALL))
     path = Path('out/tiny-on/best.pt')

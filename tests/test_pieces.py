@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import random
+import sys
 import wave
 import zipfile
 from pathlib import Path
@@ -207,6 +208,13 @@ def test_music_of_more_than_a_day_is_refused_in_one_sentence_and_leaves_no_file(
     with pytest.raises(SystemExit, match='^could not write long.mid and its picture: a note from 0.0 to 90000.0 s'):
         sample.main(sample.Settings(num_tokens=2, out='long.mid'))
     assert not Path('long.mid').exists()
+
+
+def test_without_matplotlib_music_is_written_and_its_picture_is_one_sentence(music_run, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    with pytest.raises(SystemExit, match='^could not write short.mid and its picture: .*matplotlib.*: pip install -r requirements.txt$'):
+        sample.main(sample.Settings(num_tokens=2, out='short.mid'))
+    assert Path('short.mid').exists()
 
 
 def test_a_midi_prompt_is_continued(music_run):

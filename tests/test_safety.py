@@ -109,10 +109,28 @@ def test_a_resumed_run_may_be_evaluated_otherwise_and_ends_with_the_same_weights
     assert [row['step'] for row in rows] == [0, 5, 8, 12]
 
 
+def test_a_run_measured_over_different_numbers_of_windows_is_compared_with_none(tiny, monkeypatch, capsys):
+    until(6, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
+    train.train(train.Settings(**SMALL, run='whole'))
+    until(8, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT), resume=True, eval_windows=9)
+    train.train(settings_of('--resume', '--run=broken', '--eval_windows=6'))
+    train.compare(train.Settings(**SMALL))
+    said = capsys.readouterr().out
+    assert 'out/broken: resumed with other --eval_windows' in said and re.search('^on +1 ', said, re.M)
+
+
 def test_a_second_signal_is_obeyed_at_once(tiny, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         until(7, monkeypatch, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
     assert torch.load('out/broken/last.pt', weights_only=True)['step'] == 5
+
+
+def test_the_second_signal_may_be_another_one():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with train.signals_noted() as noted:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert noted == [signal.SIGINT]
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_without_a_name_the_newest_run_of_the_default_name_goes_on(tiny, monkeypatch, capsys):
@@ -255,6 +273,7 @@ def test_memory_that_is_not_enough_says_what_to_lower(tiny, monkeypatch):
     def no_gpu_memory():
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB.')
     assert until(2, monkeypatch, no_gpu_memory, run='gpu') == sentence
+    assert until(2, monkeypatch, lambda: np.zeros(10 ** 15), run='numpy') == sentence
 
     def something_else():
         raise RuntimeError('something else')
@@ -391,8 +410,12 @@ def test_a_config_that_claims_a_huge_model_is_refused_before_anything_is_built(b
     tree = torch.load(path, weights_only=True)
     for name in ('n_layer', 'n_embd', 'block_size'):
         torch.save({**tree, 'config': {**tree['config'], name: 10 ** 12}}, path)
-        with pytest.raises(SystemExit, match='describes another model'):
+        with pytest.raises(SystemExit, match='describes another model|must be between 1 and'):
             sample.load(path)
+    kernels = dict(n_layer=400, n_head=1, n_embd=1, block_size=2 ** 17, wavelet='learnable', wavelet_fraction=1.0, wavelet_min_level=17)
+    torch.save({**tree, 'config': {**tree['config'], **kernels}, 'padding': torch.zeros(200_000)}, path)
+    with pytest.raises(SystemExit, match='describes another model'):
+        sample.load(path)
 
 
 def test_data_with_another_vocabulary_or_other_tokens_cannot_be_resumed_with(broken_off):

@@ -78,12 +78,14 @@ def test_mixed_precision_learns_too(tiny, dtype):
     assert rows[-1]['val_loss'] < rows[0]['val_loss'] - 0.02
 
 
-def test_a_compiler_that_fails_does_not_end_the_run(tiny, monkeypatch, capsys):
+@pytest.mark.parametrize('error', [RuntimeError('no C compiler\nsecond line'), AssertionError()])
+def test_a_compiler_that_fails_does_not_end_the_run(tiny, monkeypatch, capsys, error):
     def broken(model):
-        raise RuntimeError('no C compiler\nsecond line')
+        raise error
     monkeypatch.setattr(train.torch, 'compile', broken)
     rows = train.train(train.Settings(**{**SMALL, 'compile': True}))[3]
-    assert rows[-1]['step'] == 20 and 'going on without (no C compiler)' in capsys.readouterr().out
+    why = 'no C compiler' if str(error) else 'AssertionError()'
+    assert rows[-1]['step'] == 20 and f'going on without ({why})' in capsys.readouterr().out
 
 
 def test_the_learning_rate_warms_up_peaks_and_falls_to_a_tenth():
@@ -188,6 +190,24 @@ def test_sampling_continues_the_prompt_repeats_with_its_seed_and_saves(tiny, cap
     assert (tiny / 'out.txt').read_text() + '\n' == first == sampled() != sampled(seed=6)
     with pytest.raises(SystemExit, match="'Ω' is not in the alphabet .*abc"):
         sampled(prompt='xΩ')
+
+
+def test_a_strangers_characters_cannot_steer_the_terminal(tiny, capsys):
+    train.train(train.Settings(**SMALL))
+    path = tiny / 'out/tiny-on/best.pt'
+    checkpoint = torch.load(path, weights_only=True)
+    characters = checkpoint['meta']['characters']
+    escapes = dict(checkpoint['meta'], characters='\x1b\x9b' + characters[2:])
+    torch.save({**checkpoint, 'meta': escapes}, path)
+    capsys.readouterr()
+    sample.main(sample.Settings(num_tokens=200, temperature=5, prompt='o', out='out.txt'))
+    printed, saved = capsys.readouterr().out, (tiny / 'out.txt').read_text()
+    assert '\x1b' in saved and '\x9b' in saved
+    assert printed == saved.replace('\x1b', '\ufffd').replace('\x9b', '\ufffd') + '\n'
+    torch.save({**checkpoint, 'config': {**checkpoint['config'], '\x1b]0;title\x07': 1}}, path)
+    with pytest.raises(SystemExit) as end:
+        sample.main(sample.Settings())
+    assert '\x1b' not in str(end.value) and ']0;title' in str(end.value)
 
 
 def test_sample_py_takes_the_newest_run_and_names_every_mistake(tiny, capsys):
