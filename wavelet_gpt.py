@@ -2,7 +2,7 @@
 WaveletGPT in one file: a GPT in which every next-token prediction sees several time scales, at every layer after the first.
 
 Between every two decoder blocks, half of the embedding coordinates are replaced by causal moving averages over the
-last 2, 4, 8 ... T time steps (the approximation coefficients of a Haar wavelet, taken at every step). The other half
+last 2, 4, 8 ... time steps (the approximation coefficients of a Haar wavelet, taken at every step). The other half
 stays as it is. This adds no parameter. After Prateek Verma, "WaveletGPT: Wavelet Inspired LLMs", arXiv 2409.12924,
 whose authors published no code: what follows is written from the description of the method.
 
