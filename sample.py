@@ -151,6 +151,7 @@ def draw_piano_roll(notes, path):
 
 
 def save_figure(figure, path):
+    """Write a figure as a PNG, whole or not at all."""
     picture = io.BytesIO()
     figure.savefig(picture, dpi=120)
     write_aside(path, picture.getvalue())
@@ -238,7 +239,7 @@ def load(path):
             raise ValueError('its step is not a number')
         parameters = config.n_embd * (config.vocab_size + config.block_size + 12 * config.n_embd * config.n_layer)
         if config.wavelet == 'learnable':
-            parameters += (config.n_layer - 1) * config.kernel_sizes().sum().item()
+            parameters += (config.n_layer - 1) * config.kernel_sizes().sum().item()  # f = 1 is none; LayerNorms are more
         if config.vocab_size != meta['vocab_size'] or 4 * parameters > path.stat().st_size:  # at least, of 4 bytes each
             raise ValueError('its config describes another model than it holds')
         model = GPT(config)

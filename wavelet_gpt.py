@@ -372,7 +372,7 @@ class GPT(nn.Module):
     def forward(self, idx, targets=None, cache=None, begin=0):
         """Next-token logits, and the mean cross-entropy in nats if the targets are given.
 
-        idx      (B, T) token ids, T <= block_size
+        idx      (B, T) token ids, 1 <= T <= block_size
         targets  (B, T) the ids that follow, -1 where a position shall not count; or None
         cache    new_cache(B), to read a sequence piece by piece: first some tokens with begin=0, then one at a time
         begin    how many tokens the cache holds already, exactly
