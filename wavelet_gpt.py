@@ -46,7 +46,8 @@ def kernel_sizes(n_embd, block_size, fraction=0.5, min_level=1, max_level=None, 
     printed formula could not be read; this form is ours, from its description.
 
     halving shares them out otherwise, and is not the paper's: half of them to the shortest window, half of the rest to
-    the next, and so on until one is left. For n_embd=128: 64 with f = 1, 32 with 2, 16 with 4 ... 1 with 128.
+    the next, and so on; the last one gets the longest. For n_embd=128: 64 with f = 1, 32 with 2, 16 with 4 ... 1 with 64
+    and 1 with 128.
 
     Raises ValueError for a fraction outside 0..1 or, where anything is averaged, for levels outside
     1..floor(log2(block_size)).
@@ -113,7 +114,7 @@ def haar_shifts(kernel_size):
     """
     longest = max(kernel_size, default=1)
     shifts = [2 ** j for j in range(longest.bit_length() - 1)]  # log2(longest) of them
-    return tuple((shift, next(i for i, f in enumerate(kernel_size) if f > shift)) for shift in shifts)
+    return tuple((shift, sum(f <= shift for f in kernel_size)) for shift in shifts)
 
 
 class _ShiftedAdds(torch.autograd.Function):
@@ -184,21 +185,23 @@ def causal_past(x, kernel_size, shifts=None):
 
 
 class LearnableKernels(nn.Module):
-    """The learnable variant: each averaged coordinate has a kernel of its own of length f(i), started at Haar's 1/f(i)."""
+    """The learnable variant: each averaged coordinate has a kernel of its own of length f(i), started at Haar's 1/f(i),
+    the present step's weight last."""
 
     def __init__(self, kernel_size):
         super().__init__()
         sizes, counts = kernel_size[kernel_size > 1].unique(return_counts=True)
-        self.kernels = nn.ParameterList(torch.full((n, 1, f), 1.0 / f) for f, n in zip(sizes.tolist(), counts.tolist()))
+        self.kernels = nn.ParameterList(torch.full((n, 1, f), 1.0 / f)  # for the n coordinates of each window f
+                                        for f, n in zip(sizes.tolist(), counts.tolist()))
 
     def forward(self, x):
-        i = x.size(2) - sum(len(kernel) for kernel in self.kernels)  # the first averaged coordinate: f(i) ascends
-        done = [x[..., :i]]
-        for kernel in self.kernels:
+        counts = [len(kernel) for kernel in self.kernels]
+        alone, *parts = x.split([x.size(2) - sum(counts), *counts], dim=2)  # f(i) ascends: each window is one part
+        done = [alone]
+        for kernel, part in zip(self.kernels, parts):
             n, _, f = kernel.size()
-            padded = F.pad(x[..., i:i + n].transpose(1, 2), (f - 1, 0))  # (B, n, f - 1 + T), zeros before the first step
+            padded = F.pad(part.transpose(1, 2), (f - 1, 0))  # (B, n, f - 1 + T), zeros before the first step
             done.append(F.conv1d(padded, kernel, groups=n).transpose(1, 2))  # (B, T, n)
-            i += n
         return torch.cat(done, dim=2)
 
 
@@ -215,7 +218,7 @@ class GPTConfig:
     n_head: int = 4
     n_embd: int = 128  # C
     dropout: float = 0.0
-    bias: bool = False  # in the linear layers and LayerNorms; GPT-2 has it, and is no better for it
+    bias: bool = False  # in the linear layers and LayerNorms, as GPT-2 has
     wavelet: str = 'on'  # on: causal Haar averages between the blocks; learnable, ema, past: its variants; off: plain GPT
     wavelet_fraction: float = 0.5  # of the coordinates, averaged
     wavelet_min_level: int = 1  # shortest window: 2^1 steps (of past: half as many, before the present one)
@@ -287,7 +290,7 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
         self.dropout = config.dropout
 
-    def forward(self, x):
+    def forward(self, x):  # (B, T, C) -> (B, T, 4C) -> (B, T, C)
         return F.dropout(self.c_proj(F.gelu(self.c_fc(x))), self.dropout, self.training)
 
 
@@ -340,12 +343,12 @@ class GPT(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer) if adds_to_stream else 0.02)
 
     def average(self, x, n, memory=None, begin=0):
-        """The averages of x (B, T, C) before block n; or (B, 1, C), of one step whose earlier steps are remembered.
+        """The averages before block n: x (B, T, C) -> (B, T, C).
 
-        The average at one step is a weighted sum of the remembered ones, in a tenth of the time that causal_haar takes
-        for all steps. The weights are what the average itself makes of a single 1 (its impulse response), so this holds
-        for any linear filter that treats all steps alike and each coordinate by itself. With another one written below,
-        generate with use_cache=False.
+        With memory and begin > 0, x (B, 1, C) is the newest step alone. Its average is a weighted sum of all steps so far,
+        in a tenth of the time that causal_haar takes for all of them. The weights are found at begin = 0: what the
+        average makes of a single 1 (its impulse response). So this holds for any linear filter that treats all steps
+        alike and each coordinate by itself. With another one written below, generate with use_cache=False.
         """
         if memory is not None:
             past = remember(memory['x'], x, begin, dim=1)  # (B, begin + T, C)
@@ -363,7 +366,7 @@ class GPT(nn.Module):
 
     def new_cache(self, B):
         """Room for what generation remembers of B sequences: a dictionary a block, of its keys and values and of what
-        the average before it has read."""
+        the average before it has read (there is none before the first)."""
         size, nh, C = self.config.block_size, self.config.n_head, self.config.n_embd
         room = self.lm_head.weight.new_zeros
         return [dict(k=room(B, nh, size, C // nh), v=room(B, nh, size, C // nh), x=room(B, size, C))
