@@ -3,7 +3,7 @@ Train a GPT with causal Haar averages between its blocks, and without them, and 
 
     python train.py                     the default: a wavelet GPT on the Python standard library, minutes on a laptop
     python train.py --wavelet=off       the plain GPT, everything else equal
-    python train.py --size=paper        the paper's model: 10 layers, context 512; wants a GPT-sized patience or a GPU
+    python train.py --size=paper        the paper's model: 10 layers, context 512, 10,000 steps: wants a GPU
     python train.py --resume            go on where the newest run of stdlib with the wavelet on was broken off
     python train.py --compare           no training: compare the finished runs on stdlib once more
     torchrun --nproc_per_node=2 train.py    two processes, a GPU each where there are GPUs; they share every batch
@@ -50,12 +50,12 @@ class Settings:
     max_steps: int = None  # training steps, over which learning_rate falls: a resumed run keeps them (600 / 10000)
     eval_interval: int = None  # steps between two rows of log.csv (50 / 500)
     eval_windows: int = 128  # validation sequences, always the same; changes nothing in training
-    dropout: float = 0.0  # 0 while the model sees its data about once
+    dropout: float = 0.0  # 0 suits a model that sees its data about once
     bias: bool = False  # on: biases in the linear layers and LayerNorms, as GPT-2 has
     learning_rate: float = 1e-3  # the highest; reached after the warm-up, a tenth of it left at the end (cosine)
     warmup_steps: int = 100  # at most; never more than a sixth of the run
     weight_decay: float = 0.1  # of matrices only, not of biases, LayerNorms and learnable kernels
-    grad_clip: float = 1.0  # longest gradient, all parameters together
+    grad_clip: float = 1.0  # the largest norm of the gradient of all parameters; a longer one is scaled down to it
     seed: int = 1337  # of the weights and of the order of the data
     run: str = ''  # where it goes, out/<run>/; <dataset>-<wavelet> if left open, numbered when that is taken
     resume: bool = False  # go on with --run, or the newest of that default name; may change: eval_*, device, compile
@@ -430,7 +430,7 @@ def train(settings, noted=()):
     order = torch.Generator().manual_seed(settings.seed)  # the data's own: nothing else that is random moves it
 
     mine = slice(RANK * B // WORLD, (RANK + 1) * B // WORLD)  # of every batch, which all processes draw alike
-    some = windows(val_data, torch.zeros(B).long()[mine], T, device)
+    some = windows(val_data, torch.zeros(B).long()[mine], T, device)  # any batch, to try torch.compile on
     stepped = compile_or_not(model, some, autocast) if compiled else model
     if WORLD > 1:
         stepped = torch.nn.parallel.DistributedDataParallel(stepped)  # averages the gradients
@@ -443,7 +443,8 @@ def train(settings, noted=()):
     if RANK > 0:
         torch.manual_seed(settings.seed + 1000 * step + RANK)  # dropout: each process its own
     folder = Path('out') / settings.run if checkpoint else new_run(settings) if RANK == 0 else None
-    # Summed where it arises: to read a number off a GPU is to wait for it.
+    # total and seconds are the training loss, summed, and the time of training since the last row of the log. The loss is
+    # summed where it arises: to read a number off a GPU is to wait for it.
     total_loss = torch.tensor(total, dtype=torch.float, device=device)
     clock = time.perf_counter() - seconds
 
@@ -456,7 +457,7 @@ def train(settings, noted=()):
         if due or stop:
             if WORLD > 1:
                 dist.all_reduce(total_loss.div_(WORLD))
-            total, seconds = total_loss.item(), time.perf_counter() - clock  # of training alone
+            total, seconds = total_loss.item(), time.perf_counter() - clock
             if due:
                 steps = step - rows[-1]['step'] if rows else 0
                 train_loss = total / steps if steps else evaluate(model, train_data, settings, device, autocast)[0]
@@ -479,7 +480,7 @@ def train(settings, noted=()):
                               cuda_rng=torch.cuda.get_rng_state() if device.type == 'cuda' else None)
             if RANK == 0:
                 save(folder, checkpoint, best=due and val_loss == best_loss)
-            clock = time.perf_counter() - seconds
+            clock = time.perf_counter() - seconds  # evaluating and saving do not count
         if stop or step == settings.max_steps:
             break
 
@@ -530,7 +531,7 @@ def report(rows, max_steps, meta):
     row, guessing = rows[-1], math.log(meta['vocab_size'])
     if row['step'] == 0:
         labels = len(meta.get('labels', []))
-        print(f'step 0: loss {row["val_loss"]:.3f}; who guesses blindly has ln({meta["vocab_size"]}) = {guessing:.3f}'
+        print(f'step 0: loss {row["val_loss"]:.3f}; guessing blindly gives ln({meta["vocab_size"]}) = {guessing:.3f}'
               + (f', and ln({labels}) = {math.log(labels):.3f} once it knows that only labels follow' if labels else ''), flush=True)
         return
     what = f'{row["val_accuracy"]:.1%} right' if 'labels' in meta else in_unit(row['val_loss'], meta['modality'])
@@ -582,6 +583,7 @@ def draw_loss(folder, rows, vocab_size):
 
 def draw_kernels(folder, model):
     """out/<run>/kernels.png: the learned kernels beside Haar's. A panel for each window, a colour for each place."""
+    from matplotlib.ticker import NullLocator
     windows_used = [kernel.size(2) for kernel in model.averages[0].kernels]
     columns = min(4, len(windows_used))
     figure, axes = new_figure(math.ceil(len(windows_used) / columns), columns, figsize=(14, 7), squeeze=False)
@@ -592,8 +594,11 @@ def draw_kernels(folder, model):
             kernels = average.kernels[level][:, 0].detach().cpu() * f  # (n, f); 1 is Haar
             panel.plot(ages, kernels.T, color=f'C{place}', linewidth=0.4, alpha=0.4)
             panel.plot(ages, kernels.mean(0), color=f'C{place}', linewidth=2, label=f'before block {place + 2}: mean')
+        ticks = [0, *(2 ** n for n in range(level + 1))]
         panel.set(title=f'window of {f} steps', xlabel='steps ago')
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.set_xscale('symlog', base=2, linthresh=1)  # wide where most is learned, at the last few steps
+        panel.set_xticks(ticks, ticks, fontsize=10)
+        panel.xaxis.set_minor_locator(NullLocator())
     for panel in axes.flat[len(windows_used):]:
         panel.set_axis_off()
     axes[0, 0].set_ylabel('weight, times window')
@@ -710,7 +715,7 @@ def draw_comparison(settings, curves, plain):
     left.legend(title='at the end', loc='lower left', fontsize=12 if len(curves) < 10 else 9)  # where no curve goes
     left.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter='{x:g}', minor_locator=NullLocator())
     left.yaxis.set(major_locator=MaxNLocator(8), major_formatter='{x:g}', minor_locator=NullLocator())
-    right.set(title='at the end, by position', xlabel='tokens that the prediction sees, at most', xscale='log')
+    right.set(title='at the end, by position', xlabel='tokens that the prediction sees: up to this, from the point before', xscale='log')
     right.set_xticks(curve['position'], curve['position'], minor=False)
     right.xaxis.set(minor_locator=NullLocator())
     right.legend()
@@ -729,7 +734,7 @@ def draw_highest_level(settings, curves):
     axes.plot(levels, [points[level]['loss'][-1] for level in levels], 'o-')
     for level in levels:
         axes.vlines(level, points[level]['low'][-1], points[level]['high'][-1], color='C0', linewidth=8, alpha=0.3)  # the seeds
-    axes.set(title=what_is_compared(settings), ylabel='final validation loss (nats a token)',
+    axes.set(title=what_is_compared(settings) + '\nbars: the range of several seeds', ylabel='final validation loss (nats a token)',
              xlabel='the longest window, in steps (1: the plain GPT)', xticks=levels, xticklabels=[2 ** level for level in levels])
     save_figure(figure, Path('out') / f'{settings.dataset}-levels.png')
     print(f'the loss against the longest window: out/{settings.dataset}-levels.png')
