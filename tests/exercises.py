@@ -119,7 +119,7 @@ def my_filter(x):
     What may help to predict the next character: a difference, a fading memory, a longer window for some coordinates?
     Then look at it: python tests/exercises.py. And train with it, in a copy of the repository (the comparison would take
     your run for another one of wavelet=on): paste it into wavelet_gpt.py, and let GPT.average end with
-    return torch.where(self.kernel_size > 1, my_filter(x), x). The losses hold. If your filter is not linear, mixes
+    return torch.where(self.kernel_size > 1, my_filter(x), x). The losses are then right. If your filter is not linear, mixes
     coordinates or treats some steps otherwise than others, generate and stream must be called with use_cache=False in
     train.py and sample.py: for the cache, GPT.average filters one impulse and weights all steps by the answer.
     """
