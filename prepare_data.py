@@ -82,8 +82,8 @@ class Settings:
             yield '--name goes with --input, --midi or --wav'
         if self.name in DATASETS:
             yield f'--name={self.name} is taken by the data set of that name: choose another'
-        if self.name and not re.fullmatch(FOLDER_NAME, self.name):
-            yield f'--name={self.name} becomes the name of a folder: use at most 60 letters, digits, _, - and .'
+        if self.name and not (re.fullmatch(FOLDER_NAME, self.name) and len(self.name) <= 40):  # <name>-learnable-2 is a run
+            yield f'--name={self.name} becomes the name of a folder: use at most 40 letters, digits, _, - and .'
         for file in self.input or ():
             if not os.path.isfile(file):
                 yield f'--input: there is no file {file}'
@@ -110,6 +110,8 @@ def read_settings(cls, description, argv=None, positional=None):
     The field's name is the option, its type converts the text, the comment behind it in the source is the help.
     Whatever is wrong is collected, and reported in one message that ends the program (SystemExit, status 1).
     """
+    if hasattr(sys.stdout, 'reconfigure'):
+        sys.stdout.reconfigure(errors='replace')  # a name that the console cannot show is no reason to fail
     comments = dict(re.findall(r'^    (\w+): .*?  # (.*)$', inspect.getsource(cls), re.M))
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False, usage='%(prog)s [--key=value ...]')
@@ -150,7 +152,7 @@ def read_settings(cls, description, argv=None, positional=None):
 
 def write_aside(path, data):
     """Write bytes to path so that path is never seen half-written: first beside it, then renamed."""
-    aside = path.with_name(path.name + '.part')
+    aside = path.with_name(f'{path.name}.{os.getpid()}.part')  # its own: another process may be writing the same file
     try:
         with open(aside, 'wb') as file:
             file.write(data)
@@ -172,12 +174,9 @@ def make_folder(path):
 
 
 def write_dataset(name, splits, meta):
-    """Write data/<name>/<split>.bin for every split (an array of token ids) and, last, meta.json."""
+    """Write data/<name>/<split>.bin for every split (an array of token ids) and, last, meta.json, which has their checksums:
+    where only some of the files are new, read_tokens refuses them."""
     folder = make_folder(Path('data') / name)
-    try:
-        (folder / 'meta.json').unlink(missing_ok=True)  # while the .bin files change there is no data set
-    except OSError as error:
-        raise SystemExit(f'could not write into {folder}: {error.strerror}')
     dtype = np.uint8 if meta['vocab_size'] <= 256 else np.uint16
     splits = {split: tokens.astype(dtype) for split, tokens in splits.items()}
     for split, tokens in splits.items():

@@ -23,7 +23,7 @@ import signal
 import sys
 import time
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from prepare_data import (FOLDER_NAME, decode_text, first_label, near_miss, prepare_stdlib, read_meta,
@@ -213,9 +213,11 @@ def load_tokens(dataset, split, meta, block_size, device):
 
 
 def places(data, T):
-    """How many sequences there are to choose from: those that begin at any token, or the labelled examples."""
+    """How many sequences there are to choose from: the labelled examples, or those that begin at any token but the last T,
+    at these too where they belong to a piece that is no longer than that."""
     tokens, ends, labelled = data
-    return len(ends) if labelled else len(tokens) - T
+    short = len(ends) > 1 and ends[-1] - ends[-2] <= T
+    return len(ends) if labelled else len(tokens) if short else len(tokens) - T
 
 
 def windows(data, starts, T, device):
@@ -442,10 +444,11 @@ def train(settings, noted=()):
         print(f'going on with out/{settings.run} at step {step}')
     if RANK > 0:
         torch.manual_seed(settings.seed + 1000 * step + RANK)  # dropout: each process its own
-    folder = Path('out') / settings.run if checkpoint else new_run(settings) if RANK == 0 else None
+    folder = Path('out') / settings.run if checkpoint else None  # made when there is something to put into it
     # total and seconds are the training loss, summed, and the time of training since the last row of the log. The loss is
     # summed where it arises: to read a number off a GPU is to wait for it.
     total_loss = torch.tensor(total, dtype=torch.float, device=device)
+    choices = places(train_data, T)
     clock = time.perf_counter() - seconds
 
     while True:
@@ -479,6 +482,7 @@ def train(settings, noted=()):
                               rng=torch.get_rng_state(),
                               cuda_rng=torch.cuda.get_rng_state() if device.type == 'cuda' else None)
             if RANK == 0:
+                folder = folder or new_run(settings)
                 save(folder, checkpoint, best=due and val_loss == best_loss)
             clock = time.perf_counter() - seconds  # evaluating and saving do not count
         if stop or step == settings.max_steps:
@@ -486,7 +490,7 @@ def train(settings, noted=()):
 
         for group in optimizer.param_groups:
             group['lr'] = learning_rate_at(step, settings)
-        idx, targets = windows(train_data, torch.randint(places(train_data, T), (B,), generator=order), T, device)
+        idx, targets = windows(train_data, torch.randint(choices, (B,), generator=order), T, device)
         with autocast:
             loss = stepped(idx[mine], targets[mine])[1]
         if WORLD > 1:  # the mean of the processes' means, each weighted by its share of the targets that count
@@ -608,6 +612,8 @@ def draw_kernels(folder, model):
 
 def label(its, settings):
     """What a run is, in a few words: its wavelet, and in what else it differs from settings."""
+    if its.wavelet_max_level == its.block_size.bit_length() - 1:
+        its = replace(its, wavelet_max_level=None)  # the longest window that fits, which is what it is if left open
     elsewhere = (*Settings.ALIKE, *Settings.MAY_CHANGE, 'wavelet', 'seed', 'dtype', 'compare')
     usual = {field.name: field.default if field.name.startswith('wavelet_') else getattr(settings, field.name)
              for field in fields(settings) if field.name not in elsewhere
@@ -746,8 +752,13 @@ def compare(settings):
     A run's speed-up is the step (or the training time) at which the plain run first has its own final loss, divided by
     the step (or time) at which this run first has it. So the plain run's is 1.00. Runs of several seeds: their mean curve.
     """
-    curves = {name: averaged(list(runs.values())) for name, runs in finished_runs(settings).items()}
+    found = finished_runs(settings)
+    curves = {name: averaged(list(runs.values())) for name, runs in found.items()}
     curves = dict(sorted(curves.items(), key=lambda item: item[1]['loss'][-1]))  # the best first
+    machines = sorted({str(run.get('machine')) for runs in found.values() for run in runs.values()})
+    if len(machines) > 1:
+        print('\nthese runs were trained in several ways, so their times do not compare:', *machines, sep='\n  ')
+        curves = {name: dict(curve, seconds=curve['seconds'] * math.nan) for name, curve in curves.items()}
     plain = curves.get('off')
     width = max(map(len, curves))
     print(f'\n{what_is_compared(settings)}; loss in nats a token\n'
@@ -795,7 +806,11 @@ def main(settings):
     print(f'{folder}: validation loss {rows[-1]["val_loss"]:.3f} after {rows[-1]["step"]} steps and {rows[-1]["seconds"]:.0f} '
           f's of training; see log.csv and loss.png there. {"Its answers" if "labels" in meta else "More of it"}: '
           f'python sample.py --run={folder.name}')
-    compare(Settings(**json.loads((folder / 'result.json').read_text())['settings']))
+    result = json.loads((folder / 'result.json').read_text())
+    if result['mixed']:
+        print('it is compared with no other run, since --eval_windows changed when it was resumed')
+    else:
+        compare(Settings(**result['settings']))
 
 
 if __name__ == '__main__':

@@ -198,10 +198,11 @@ class LearnableKernels(nn.Module):
         counts = [len(kernel) for kernel in self.kernels]
         alone, *parts = x.split([x.size(2) - sum(counts), *counts], dim=2)  # f(i) ascends: each window is one part
         done = [alone]
-        for kernel, part in zip(self.kernels, parts):
-            n, _, f = kernel.size()
-            padded = F.pad(part.transpose(1, 2), (f - 1, 0))  # (B, n, f - 1 + T), zeros before the first step
-            done.append(F.conv1d(padded, kernel, groups=n).transpose(1, 2))  # (B, T, n)
+        with torch.autocast(x.device.type, enabled=False):  # else conv1d would round the residual stream to bfloat16
+            for kernel, part in zip(self.kernels, parts):
+                n, _, f = kernel.size()
+                padded = F.pad(part.transpose(1, 2), (f - 1, 0))  # (B, n, f - 1 + T), zeros before the first step
+                done.append(F.conv1d(padded, kernel, groups=n).transpose(1, 2))  # (B, T, n)
         return torch.cat(done, dim=2)
 
 

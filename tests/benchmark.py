@@ -119,6 +119,7 @@ def forward_backward(function, x):
 
 
 def benchmark_operation(shape, dtype, rounds, goal):
+    torch.compiler.reset()  # else the second shape is compiled for all shapes, which is slower
     x = torch.randn(shape, device=DEVICE).to(dtype)
     kernel_size = kernel_sizes(shape[2], shape[1]).to(DEVICE)
     shifts = haar_shifts(kernel_size.tolist())
@@ -189,6 +190,7 @@ def our_loop(settings):
 
 
 def benchmark_training(size, rounds, steps, variants=()):
+    torch.compiler.reset()
     names = (*variants, 'on', 'off')
     settings = {wavelet: train.Settings(dataset='noise', size=size, wavelet=wavelet, max_steps=steps, eval_interval=steps,
                                         eval_windows=1) for wavelet in names}

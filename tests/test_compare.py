@@ -1,6 +1,7 @@
 """The comparison of runs, on logs written by hand, whose answers can be worked out on paper."""
 
 import json
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,15 +16,15 @@ import train
 STEPS = dict(max_steps=300, eval_interval=100)
 
 
-def finished(run, losses, seconds=None, parameters=1000, checksum='a', steps=(0, 100, 200, 300), **settings):
+def finished(run, losses, seconds=None, parameters=1000, checksum='a', steps=(0, 100, 200, 300), accuracy=None, machine='cpu', **settings):
     """A finished run in out/: losses at those steps, one second a step unless told."""
     folder = Path('out') / run
     folder.mkdir(parents=True)
     rows = zip(steps, losses, seconds or steps, strict=True)
     log = ['step,train_loss,val_loss,tokens_per_s,seconds'] + [f'{step},9,{loss},100,{time}' for step, loss, time in rows]
     (folder / 'log.csv').write_text('\n'.join(log) + '\n')
-    result = dict(settings=asdict(train.Settings(**STEPS | settings)), parameters=parameters, val_checksum=checksum, accuracy={},
-                  loss_by_position=[[1, 3.0], [2, 2.5], [256, 2.0]])
+    result = dict(settings=asdict(train.Settings(**STEPS | settings)), parameters=parameters, val_checksum=checksum, accuracy=accuracy or {},
+                  loss_by_position=[[1, 3.0], [2, 2.5], [256, 2.0]], machine=machine)
     (folder / 'result.json').write_text(json.dumps(result))
 
 
@@ -69,6 +70,23 @@ def test_runs_that_differ_in_the_seed_alone_are_averaged_and_their_range_is_show
     finished('on-2', [5, 3, 1, 1.0], seed=1)
     finished('on-3', [5, 3, 1, 1.2], seed=2)
     assert table(capsys)[0]['on'][:5] == ['3', '1.200', '(1.000-1.400)', '1.200', '160']  # the mean is 1.333 at step 200
+
+
+def test_times_and_accuracies_of_several_seeds_are_averaged(here, capsys):
+    finished('off', [5, 4, 3, 2], wavelet='off', accuracy=dict(val=0.9, test=0.2))
+    for seed, (factor, share) in enumerate([(1, 0.1), (2, 0.3), (6, 0.35)]):
+        finished(f'on-{seed}', [5, 3, 1, 1], seconds=[0, 100 * factor, 200 * factor, 300 * factor], seed=seed, accuracy=dict(test=share))
+    rows = table(capsys)[0]
+    assert rows['on'] == '3 1.000 (1.000-1.000) 1.000 150 steps, 450 s 2.00 0.67 +0 3.00 25.0% right (10.0%-35.0%)'.split()
+    assert rows['off'][-3:] == ['20.0%', 'right', '(20.0%-20.0%)']
+
+
+def test_times_of_several_machines_are_not_compared(here, capsys):
+    finished('off', [5, 4, 3, 2], wavelet='off')
+    finished('on', [5, 3, 1, 1], seconds=[0, 1, 2, 3], machine='cuda')
+    rows, said = table(capsys)
+    assert rows['on'] == '1 1.000 1.000 150 steps, nan s 2.00 nan +0 nan'.split()
+    assert re.search('times do not compare:\n  cpu\n  cuda\n', said)
 
 
 def test_two_runs_with_the_same_seed_are_no_second_measurement(here, capsys):
@@ -142,6 +160,8 @@ def test_a_label_says_in_what_a_run_differs_from_the_one_at_hand():
     assert train.label(train.Settings(wavelet='off', wavelet_max_level=3), usual) == 'off'  # there is no level to change
     levels = train.Settings(wavelet_max_level=3, wavelet_fraction=0.25)
     assert train.label(levels, usual) == train.label(levels, levels) == 'on, fraction=0.25, max_level=3'
+    assert train.label(train.Settings(wavelet_max_level=8), usual) == 'on'  # 2^8 = T: what it is if left open
+    assert train.label(train.Settings(wavelet_max_level=8, block_size=512), usual) == 'on, max_level=8'
 
 
 def test_the_loss_is_drawn_against_the_longest_window_once_three_runs_differ_in_it(here, capsys, monkeypatch):

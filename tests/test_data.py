@@ -102,7 +102,7 @@ def test_a_text_of_one_character_is_refused(here):
         prepare_data.main(['--input', 'a.txt', '--name=a'])
 
 
-def test_a_disk_that_fails_leaves_no_half_file_and_no_meta(here, monkeypatch):
+def test_a_disk_that_fails_leaves_no_half_file_and_the_data_that_were_there(here, monkeypatch):
     (here / 'a.txt').write_text('abc' * 999)
     prepare_data.main(['--input', 'a.txt', '--name=a'])
 
@@ -111,7 +111,44 @@ def test_a_disk_that_fails_leaves_no_half_file_and_no_meta(here, monkeypatch):
     monkeypatch.setattr(prepare_data.os, 'fsync', full)
     with pytest.raises(SystemExit, match='No space left'):
         prepare_data.main(['--input', 'a.txt', '--name=a'])
-    assert not list(here.glob('data/a/*.part')) and not (here / 'data/a/meta.json').exists()
+    assert not list(here.glob('data/a/*.part'))
+    prepare_data.read_tokens('a', 'train', prepare_data.read_meta('a'))
+
+
+def test_two_programs_that_prepare_the_same_at_the_same_time_do_not_disturb_each_other(here, monkeypatch):
+    (here / 'a.txt').write_text('abc' * 999)
+    sync, getpid = prepare_data.os.fsync, prepare_data.os.getpid
+
+    def other_program_meanwhile(file):
+        with monkeypatch.context() as patch:
+            patch.setattr(prepare_data.os, 'fsync', sync)
+            patch.setattr(prepare_data.os, 'getpid', lambda: getpid() + 1)
+            prepare_data.main(['--input', 'a.txt', '--name=a'])
+        prepare_data.read_tokens('a', 'train', prepare_data.read_meta('a'))
+        sync(file)
+    monkeypatch.setattr(prepare_data.os, 'fsync', other_program_meanwhile)
+    prepare_data.main(['--input', 'a.txt', '--name=a'])
+    assert len(prepare_data.read_tokens('a', 'val', prepare_data.read_meta('a'))) > 0
+    assert sorted(path.name for path in (here / 'data/a').iterdir()) == ['meta.json', 'test.bin', 'train.bin', 'val.bin']
+
+
+def test_data_of_which_only_a_part_was_written_anew_are_refused(here, monkeypatch):
+    (here / 'a.txt').write_text('abc' * 999)
+    prepare_data.main(['--input', 'a.txt', '--name=a'])
+    (here / 'a.txt').write_text('cab' * 999)
+    write = prepare_data.write_aside
+    monkeypatch.setattr(prepare_data, 'write_aside', lambda path, data: write(path, data) if path.name == 'train.bin' else sys.exit('stopped'))
+    with pytest.raises(SystemExit, match='stopped'):
+        prepare_data.main(['--input', 'a.txt', '--name=a'])
+    with pytest.raises(SystemExit, match='train.bin is not what meta.json says it is: prepare a again'):
+        prepare_data.read_tokens('a', 'train', prepare_data.read_meta('a'))
+
+
+def test_a_name_that_the_console_cannot_show_is_no_reason_to_fail(here):
+    (here / 'a.txt').write_text('abc' * 999)
+    done = subprocess.run([sys.executable, ROOT / 'prepare_data.py', '--input', 'a.txt', '--name=žluť'], capture_output=True,
+                          env={**os.environ, 'PYTHONIOENCODING': 'ascii'})
+    assert done.returncode == 0 and b'data/?lu?: train' in done.stdout and (here / 'data/žluť/meta.json').exists()
 
 
 @pytest.mark.parametrize('words, named', [

@@ -117,6 +117,43 @@ def test_learnable_kernels_begin_as_haar_and_each_place_has_its_own():
     assert len({id(p) for p in kernels}) == len(kernels) and all(p.requires_grad for p in kernels)
 
 
+def test_mixed_precision_rounds_no_average(monkeypatch):
+    x = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(1))
+    for wavelet in 'on', 'learnable', 'ema', 'past':
+        model = make(wavelet=wavelet)
+        exact = model.average(x, 1)
+        with torch.autocast('cpu', torch.bfloat16):
+            assert torch.equal(model.average(x, 1), exact), wavelet
+
+
+def test_initial_weights_are_those_of_gpt_2():
+    model = make(n_layer=8, n_embd=64, bias=True)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            std = 0.02 / 4 if name.endswith('c_proj.weight') else 0.02  # sqrt(2 * 8) = 4
+            assert 0.9 * std < parameter.std() < 1.1 * std, name
+        else:
+            assert (parameter == ('ln_' in name and name.endswith('weight'))).all(), name
+
+
+@pytest.mark.parametrize('where', ['embedding', 'attention', 'attn.c_proj', 'mlp'])
+def test_dropout_is_in_every_place_where_gpt_2_has_it(monkeypatch, where):
+    model = make(dropout=0.5, wavelet='off').train()
+    idx = torch.randint(11, (2, 16), generator=torch.Generator().manual_seed(1))
+    model.config.dropout = 0.5 * (where == 'embedding')
+    for block in model.transformer.h:
+        block.mlp.dropout = 0.5 * (where == 'mlp')
+        block.attn.dropout = 0.5 * where.startswith('att')
+    if where == 'attention':  # without that of what attention adds to the stream
+        monkeypatch.setattr(wavelet_gpt.F, 'dropout', lambda x, *_: x)
+    if where == 'attn.c_proj':  # without that of the attention itself
+        attend = wavelet_gpt.F.scaled_dot_product_attention
+        monkeypatch.setattr(wavelet_gpt.F, 'scaled_dot_product_attention', lambda q, k, v, dropout_p, is_causal:
+                            attend(q, k, v, is_causal=is_causal))
+    assert not torch.equal(model(idx)[0], model(idx)[0])
+    assert torch.equal(model.eval()(idx)[0], model(idx)[0])
+
+
 def test_past_is_the_mean_of_the_steps_before_the_present_one_in_a_plain_loop():
     model = make(wavelet='past', n_embd=32).double()
     x = torch.randn(2, 16, 32, dtype=torch.double)

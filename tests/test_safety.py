@@ -119,10 +119,55 @@ def test_a_run_measured_over_different_numbers_of_windows_is_compared_with_none(
     assert 'out/broken: resumed with other --eval_windows' in said and re.search('^on +1 ', said, re.M)
 
 
+def test_a_resumed_run_that_is_compared_with_none_still_ends_well(tiny, monkeypatch, capsys):
+    until(6, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
+    train.main(settings_of('--resume', '--run=broken', '--eval_windows=9'))
+    assert 'compared with no other run, since --eval_windows changed' in capsys.readouterr().out
+
+
+def test_a_run_that_fails_before_it_has_anything_to_save_leaves_its_name_free(tiny, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match='the memory is not enough'):
+        patch.setattr(train, 'evaluate', lambda *_: exec('raise MemoryError'))
+        train.main(train.Settings(**SMALL, run='mine'))
+    assert not Path('out').exists()
+    assert train.train(train.Settings(**SMALL, run='mine'))[2] == Path('out/mine')
+
+
+def test_a_run_on_data_with_the_longest_name_can_be_resumed(tiny):
+    prepare_data.main(['--input', __file__, f'--name={"x" * 40}'])
+    changes = {**SMALL, 'dataset': 'x' * 40, 'max_steps': 1, 'wavelet': 'learnable'}
+    train.train(train.Settings(**changes))
+    folder = train.train(train.Settings(**changes))[2]
+    assert train.train(settings_of('--resume', f'--run={folder.name}'))[2] == folder == Path('out') / f'{"x" * 40}-learnable-2'
+    with pytest.raises(SystemExit, match='at most 40'):
+        prepare_data.main(['--input', __file__, f'--name={"x" * 41}'])
+
+
 def test_a_second_signal_is_obeyed_at_once(tiny, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         until(7, monkeypatch, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
     assert torch.load('out/broken/last.pt', weights_only=True)['step'] == 5
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_validation_loss(tiny, monkeypatch):
+    losses = iter([4.0, 4.0, 3.0, 5.0, 6.0])  # training and validation at step 0, validation at steps 5, 10 and 12
+    monkeypatch.setattr(train, 'evaluate', lambda *_: (next(losses), 0.0))
+    folder = train.train(train.Settings(**SMALL))[2]
+    assert [torch.load(folder / name, weights_only=True)['step'] for name in ('best.pt', 'last.pt')] == [5, 12]
+
+
+def test_weights_that_are_no_numbers_and_an_optimizer_of_another_model_are_refused(tiny, monkeypatch):
+    until(6, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
+    path = Path('out/broken/last.pt')
+    good = torch.load(path, weights_only=True)
+    weights = copy.deepcopy(good)
+    next(iter(weights['model'].values()))[0, 0] = math.nan
+    other = copy.deepcopy(good)
+    other['optimizer']['state'][0]['exp_avg'] = torch.zeros(3)
+    for damaged, why in ((weights, 'finite|number|damaged'), (other, 'its optimizer belongs to another model')):
+        torch.save(damaged, path)
+        with pytest.raises(SystemExit, match=why):
+            train.train(settings_of('--resume', '--run=broken'))
 
 
 def test_the_second_signal_may_be_another_one():

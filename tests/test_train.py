@@ -1,6 +1,7 @@
 """The scripts as their users run them: training, its files, its mistakes, sampling."""
 
 import csv
+import math
 import os
 import re
 import subprocess
@@ -98,13 +99,65 @@ def test_the_learning_rate_warms_up_peaks_and_falls_to_a_tenth():
         assert all(0 < train.learning_rate_at(step, short) <= 1e-3 for step in range(max_steps))
 
 
-def test_only_matrices_are_decayed(tiny):
-    rows = train.train(train.Settings(**{**SMALL, 'learning_rate': 1e-12, 'weight_decay': 1e10, 'bias': True}))
+def test_only_matrices_are_decayed_and_learned_kernels_are_none(tiny):
+    rows = train.train(train.Settings(**{**SMALL, 'learning_rate': 1e-12, 'weight_decay': 1e10, 'bias': True, 'wavelet': 'learnable'}))
     model, fresh = rows[0], GPT(rows[0].config)
     for name, parameter in model.named_parameters():
-        if parameter.dim() < 2:
+        if parameter.dim() != 2:
             assert torch.allclose(parameter, dict(fresh.named_parameters())[name], atol=1e-6)
     assert model.lm_head.weight.std() < 0.019
+
+
+def test_every_step_has_its_learning_rate_and_a_gradient_that_is_no_longer_than_grad_clip(tiny, monkeypatch):
+    rates, norms, step = [], [], torch.optim.AdamW.step
+
+    def watched(optimizer, *words):
+        rates.append(optimizer.param_groups[0]['lr'])
+        norms.append(math.hypot(*(p.grad.norm().item() for group in optimizer.param_groups for p in group['params'])))
+        return step(optimizer, *words)
+    monkeypatch.setattr(torch.optim.AdamW, 'step', watched)
+    settings = train.Settings(**SMALL, grad_clip=1e-3)
+    train.train(settings)
+    assert rates == [train.learning_rate_at(step, settings) for step in range(20)]
+    assert max(norms) <= 1.001 * settings.grad_clip and min(norms) > 0.9 * settings.grad_clip
+
+
+def test_the_scaled_loss_of_float16_does_not_scale_what_is_clipped(tiny, monkeypatch):
+    norms, clip = [], torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, 'clip_grad_norm_', lambda *words: norms.append(clip(*words).item()))
+    for dtype in 'float32', 'float16':
+        train.train(train.Settings(**SMALL | dict(dtype=dtype, max_steps=1)))
+    assert norms[1] == pytest.approx(norms[0], rel=0.02)
+
+
+def test_the_order_of_the_batches_depends_on_the_seed_alone(tiny, monkeypatch):
+    drawn, windows = [], train.windows
+
+    def watched(data, starts, *words):
+        drawn.append(starts.tolist())
+        return windows(data, starts, *words)
+    monkeypatch.setattr(train, 'windows', watched)
+    orders = []
+    for changes in {}, dict(dropout=0.2, wavelet='off', n_layer=3), dict(seed=1):
+        drawn.clear()
+        train.train(train.Settings(**SMALL | changes))
+        orders.append(list(drawn))
+    assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize('capability, dtype', [((9, 0), 'bfloat16'), ((8, 0), 'bfloat16'), ((7, 5), 'float16')])
+def test_a_gpu_that_is_fast_at_bfloat16_gets_it_and_an_older_one_float16(monkeypatch, capability, dtype):
+    for name, answer in dict(is_available=True, device_count=1, set_device=None, get_device_capability=capability,
+                             get_device_name='a GPU').items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    assert train.choose_device(train.Settings()) == (torch.device('cuda'), getattr(torch, dtype), True)
+    assert train.choose_device(train.Settings(device='cpu'))[1:] == (torch.float32, False)
+
+
+def test_the_time_that_is_left_is_that_of_the_steps_that_are_left(capsys):
+    row = dict(step=150, train_loss=2.0, val_loss=2.0, tokens_per_s=1000.0, seconds=60.0)
+    train.report([row], 600, dict(modality='text', vocab_size=9))
+    assert '3:00 left' in capsys.readouterr().out
 
 
 def test_batches_are_windows_of_the_text_and_their_next_tokens():
@@ -118,12 +171,21 @@ def test_no_window_glues_two_pieces_together():
     ends = torch.tensor(lengths).cumsum(0)
     pieces = torch.repeat_interleave(torch.arange(5), torch.tensor(lengths))
     data = pieces * 100 + torch.arange(76), ends, False
+    assert train.places(data, 8) == 76 - 8
     x, y = train.windows(data, torch.arange(76), 8, torch.device('cpu'))
     counted = y >= 0
     assert (y[counted] == x[counted] + 1 + 0 * y[counted]).all() and (y[counted] // 100 == x[:, :1].expand(-1, 8)[counted] // 100).all()
     assert (x[:, 0] // 100 == pieces).all()  # a window belongs to the piece it was drawn from
     assert counted.any(dim=1).all()  # and always has something to predict
     assert set(y[counted].tolist()) == set(data[0].tolist()) - {0, 120, 225, 327, 467}  # all but the pieces' first tokens
+
+
+@pytest.mark.parametrize('lengths', [[40, 30, 8, 6, 5], [40, 5, 9], [5, 5], [40]])
+def test_every_piece_that_holds_a_target_is_drawn_from(lengths):
+    ends, T = torch.tensor(lengths).cumsum(0), 8
+    data = torch.arange(sum(lengths)), ends, False
+    x, y = train.windows(data, torch.arange(train.places(data, T)), T, torch.device('cpu'))
+    assert set(y[y >= 0].tolist()) == set(range(sum(lengths))) - {0, *ends.tolist()}  # all but the pieces' first tokens
 
 
 def test_every_bad_setting_is_named_in_one_message_and_nothing_is_written(here):
@@ -188,6 +250,9 @@ def test_sampling_continues_the_prompt_repeats_with_its_seed_and_saves(tiny, cap
     first = sampled(out='out.txt')
     assert first.startswith('the quick') and len(first) == len('the quick') + 30 + 1
     assert (tiny / 'out.txt').read_text() + '\n' == first == sampled() != sampled(seed=6)
+    assert sampled(temperature=0) == sampled(temperature=0, seed=6) == sampled(top_k=1, seed=7) != first
+    sampled(prompt='', out='page.txt')
+    assert len((tiny / 'page.txt').read_text()) == 30
     with pytest.raises(SystemExit, match="'Ω' is not in the alphabet .*abc"):
         sampled(prompt='xΩ')
 
