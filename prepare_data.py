@@ -303,7 +303,7 @@ def opened(archive):
     try:
         with zipfile.ZipFile(archive) as file:
             yield file
-    except (zipfile.BadZipFile, zlib.error, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError) as error:  # RuntimeError: "encrypted"
         raise SystemExit(f'{archive} is damaged ({error}): delete it, and run this again')
 
 

@@ -255,8 +255,9 @@ def load(path):
 
 
 def printable(text):
-    """text without what could steer a terminal: a stranger may have written it."""
-    return ''.join(c if c.isprintable() or c in '\n\t' else '\ufffd' for c in text)
+    """text without what could steer a terminal: a stranger may have written it. Spaces and joiners of all languages stay."""
+    return ''.join(c if c.isprintable() or c in '\n\t\u200c\u200d' or c > '\x9f' and c.isspace() else '\ufffd'
+                   for c in text.replace('\r', ''))
 
 
 def prompt_tokens(prompt, meta):

@@ -360,3 +360,24 @@ def test_a_picture_that_cannot_be_drawn_to_the_end_leaves_the_one_that_was_there
 def test_no_sound_is_not_drawn(tmp_path):
     with pytest.raises(ValueError, match='no sound'):
         draw_audio([], 16000, tmp_path / 'sound.png')
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    from matplotlib.figure import Figure
+    figures = []
+    monkeypatch.setattr(Figure, 'savefig', lambda figure, *_, **__: figures.append(figure))
+    return figures
+
+
+def test_the_picture_of_a_click_shows_it_at_its_time_and_to_its_height(tmp_path, drawn):
+    samples = np.zeros(32000, np.float32)
+    samples[24000:24002] = 0.5, -0.25
+    draw_audio(samples, 16000, tmp_path / 'click.png')
+    above, below = drawn[0].axes[:2]
+    seconds, amplitude = above.lines[0].get_data()
+    assert amplitude.max() == 0.5 and amplitude.min() == -0.25
+    assert abs(seconds[amplitude.argmax()] - 1.5) < 0.01 and abs(seconds[amplitude.argmin()] - 1.5) < 0.01
+    mesh = below.collections[0]
+    loudest = mesh.get_array().sum(axis=0).argmax()
+    assert abs(mesh.get_coordinates()[0, loudest, 0] - 1.5) < 0.01

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,9 +91,10 @@ def test_a_file_that_is_not_utf8_is_named_and_leaves_nothing(here):
     assert not (here / 'data').exists()
 
 
-def test_too_little_text_is_refused(here):
-    (here / 'a.txt').write_text('')
-    with pytest.raises(SystemExit, match='0 characters are too few'):
+@pytest.mark.parametrize('n', [0, 999])
+def test_too_little_text_is_refused(here, n):
+    (here / 'a.txt').write_text('ab' * (n // 2) + 'a' * (n % 2))
+    with pytest.raises(SystemExit, match=f'{n} characters are too few'):
         prepare_data.main(['--input', 'a.txt', '--name=a'])
 
 
@@ -231,12 +233,14 @@ def test_a_part_file_with_wrong_bytes_is_thrown_away_and_fetched_anew(text8, her
     assert_text8_is_whole(text8.text)
 
 
-def test_a_broken_file_put_there_by_hand_is_replaced(text8, here):
+@pytest.mark.parametrize('end', [b'', b'!'])
+def test_a_broken_file_put_there_by_hand_is_replaced(text8, here, end):
     path = here / 'data/text8/text8.zip'
     path.parent.mkdir(parents=True)
-    path.write_bytes(text8.content[:-1])
+    path.write_bytes(text8.content[:-1] + end)  # too short, or of the right size
     prepare_data.main(['text8'])
     assert_text8_is_whole(text8.text)
+    assert text8.requests == 1 and path.read_bytes() == text8.content
 
 
 def test_a_reader_that_is_gone_ends_the_program_in_one_sentence(here):
@@ -258,3 +262,55 @@ def test_offline_says_what_to_fetch_and_where_to_put_it(text8, here, monkeypatch
     path.write_bytes(text8.content)
     prepare_data.main(['text8'])
     assert_text8_is_whole(text8.text)
+
+
+def test_a_byte_order_mark_is_no_character_of_any_file(here):
+    for name in 'ab':
+        (here / f'{name}.txt').write_text(name * 600, encoding='utf-8-sig')
+    prepare_data.main(['--input', 'a.txt', 'b.txt', '--name=ab'])
+    assert read_back('ab')[0]['characters'] == 'ab'
+
+
+def test_as_many_characters_as_16_bits_can_tell_apart_come_back_and_one_more_is_refused(here):
+    text = ''.join(map(chr, range(0x10000, 0x20001)))
+    (here / 'a.txt').write_text(text[:-1], encoding='utf-8')
+    prepare_data.main(['--input', 'a.txt', '--name=a'])
+    meta, splits = read_back('a')
+    assert ''.join(decode_text(splits[split], meta['characters']) for split in ('train', 'val', 'test')) == text[:-1]
+    (here / 'a.txt').write_text(text, encoding='utf-8')
+    with pytest.raises(SystemExit, match='65,537 different characters'):
+        prepare_data.main(['--input', 'a.txt', '--name=a'])
+
+
+def test_half_a_character_from_a_broken_console_is_named_like_any_other():
+    with pytest.raises(ValueError, match=r"'\\udcff' is not in the alphabet 'abc'"):
+        encode_text('ab\udcff', 'abc')
+
+
+def test_of_the_library_the_hash_of_the_names_holds_files_out_wherever_python_lies(here, monkeypatch):
+    library = here / 'tests' / 'lib'
+    names = [f'package{n // 10}/module{n}.py' for n in range(40)]
+    for name in (*names, *(f'{folder}/a.py' for folder in ('test', 'b/tests', 'c/idle_test', 'site-packages', 'dist-packages', '__pycache__'))):
+        (library / name).parent.mkdir(parents=True, exist_ok=True)
+        (library / name).write_bytes(f'# {name} '.encode() + b'caf\xe9\n')  # not UTF-8: no reason to fail
+    monkeypatch.setattr(prepare_data.sysconfig, 'get_path', lambda name: str(library))
+    prepare_data.main([])
+    meta, splits = read_back('stdlib')
+    by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    for split, expected in dict(train=by_hash[:36], val=by_hash[36:]).items():
+        assert decode_text(splits[split], meta['characters']) == ''.join(f'# {name} caf\ufffd\n' for name in expected)
+
+
+def test_a_python_without_its_source_is_told_from_one_with_it(here, monkeypatch):
+    monkeypatch.setattr(prepare_data.sysconfig, 'get_path', lambda name: str(here))
+    with pytest.raises(SystemExit, match='came without its source; use --input FILE --name NAME'):
+        prepare_data.main([])
+
+
+def test_a_part_file_that_is_whole_is_not_fetched_again(text8, here):
+    part = here / 'data/text8/text8.zip.part'
+    part.parent.mkdir(parents=True)
+    part.write_bytes(text8.content)
+    prepare_data.main(['text8'])
+    assert_text8_is_whole(text8.text)
+    assert text8.requests == 0

@@ -344,3 +344,35 @@ def test_one_block_alone_has_no_place_for_the_average():
 def test_an_empty_prompt_is_refused():
     with pytest.raises(ValueError, match='empty'):
         make().generate(torch.zeros(1, 0, dtype=torch.long), 1)
+
+
+def test_of_a_prompt_longer_than_the_context_the_newest_tokens_are_read():
+    model = shaken(make())
+    idx = torch.randint(11, (4, 40))
+    assert torch.equal(model.generate(idx, 1, temperature=0)[:, 40], model(idx[:, -16:])[0][:, -1].argmax(-1))
+
+
+def test_a_context_of_one_token_generates_too():
+    model = shaken(make(block_size=1, wavelet='off'))
+    out = model.generate(torch.zeros(1, 1, dtype=torch.long), 5, temperature=0)
+    assert torch.equal(out[0, 1:], model(out[0, :-1, None])[0][:, -1].argmax(-1))
+
+
+def test_a_top_k_larger_than_the_vocabulary_leaves_nothing_out():
+    model, idx, drawn = shaken(make()), torch.zeros(50, 1, dtype=torch.long), []
+    for top_k in (None, 99):
+        torch.manual_seed(0)
+        drawn.append(model.generate(idx, 3, top_k=top_k))
+    assert torch.equal(*drawn)
+
+
+def test_without_the_cache_all_of_the_window_is_read_for_every_token():
+    model, read = make(), []
+    model.transformer.wte.register_forward_hook(lambda module, inputs, output: read.append(inputs[0].size(1)))
+    model.generate(torch.zeros(1, 4, dtype=torch.long), 15, use_cache=False)
+    assert read == [*range(4, 17), 8, 9]
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
+def test_the_exponential_average_of_every_float_type_comes_back_as_itself(dtype):
+    assert causal_ema(torch.ones(1, 4, 2, dtype=dtype), torch.tensor([1, 0.5])).dtype == dtype

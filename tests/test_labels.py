@@ -1,6 +1,7 @@
 """Long Range Arena: made by its rules or read from its archives, labels that cannot leak, accuracies that are true."""
 
 import hashlib
+import inspect
 import io
 import json
 import multiprocessing
@@ -507,3 +508,56 @@ def test_a_checkpoint_that_names_no_data_or_data_elsewhere_reads_none(tiny, caps
     torch.save({**torch.load(path, weights_only=True), 'settings': settings}, path)
     with pytest.raises(SystemExit, match='does not say which data'):
         sampled(capsys)
+
+
+def test_what_the_help_says_of_sizes_and_defaults_is_so():
+    comments = dict(re.findall(r'^    (\w+): .*?  # (.*)$', inspect.getsource(prepare_data.Settings), re.M))
+    for function in prepare_data.prepare_listops, prepare_data.prepare_imdb:
+        for name, parameter in inspect.signature(function).parameters.items():
+            assert re.search(rf'\b{parameter.default}\b', comments[name]), name
+    text = prepare_data.__doc__
+    assert f'{prepare_data.HELD_OUT:,} others each' in comments['examples']
+    assert f'{4 * prepare_data.REVIEWS:,} film reviews' in text and f'{6 * prepare_data.PICTURES:,} grey pictures' in text
+    for name in 'text8', 'maestro', 'imdb', 'cifar10':
+        megabytes = round(getattr(prepare_data, name.upper())['size'] / 1e6)
+        assert re.search(rf'prepare_data.py {name} .*\({megabytes} MB', text), name
+
+
+def test_every_option_that_is_given_arrives_also_a_seed_of_0(monkeypatch):
+    asked = []
+    monkeypatch.setitem(prepare_data.DATASETS, 'listops', lambda **options: asked.append(options))
+    prepare_data.main(['listops', '--seed=0', '--examples=1', '--max_length=16'])
+    prepare_data.main(['listops'])
+    assert asked == [dict(seed=0, examples=1, max_length=16), {}]
+
+
+def test_what_is_made_first_is_in_every_split_alike(here, monkeypatch):
+    monkeypatch.setattr(prepare_data, 'HELD_OUT', 200)
+    prepare_data.main(['listops', '--max_length=32', '--examples=700'])
+    first = set(listops_chunk((1337, 0, 32)))
+    for split, pieces in read_back('listops-32')[1].items():  # a chunk of three, give or take 5 standard deviations
+        share = np.mean([piece.tobytes() in first for piece in pieces])
+        assert abs(share - 1 / 3) < 5 * (2 / 9 / len(pieces)) ** 0.5, split
+
+
+def test_the_reviews_held_out_for_validation_are_those_of_the_lowest_hashes(here, server, monkeypatch):
+    serve(server, monkeypatch, 'IMDB', tar_of(REVIEWS))
+    prepare_data.main(['imdb'])
+    training = sorted((name for name in REVIEWS if 'train' in name), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    splits = read_back('imdb')[1]
+    for split, names in dict(val=training[:4], train=training[4:]).items():
+        assert [bytes(piece[:-1].tolist()) for piece in splits[split]] == [REVIEWS[name] for name in names]
+
+
+def test_the_classes_of_cifar10_are_in_the_order_of_the_alphabet_as_its_authors_numbered_them(here, server, monkeypatch):
+    serve(server, monkeypatch, 'CIFAR10', tar_of({name: records.tobytes() for name, records in PICTURES.items()}))
+    prepare_data.main(['cifar10'])
+    labels = read_back('cifar10')[0]['labels']
+    assert labels == sorted(labels) and len(set(labels)) == 10
+
+
+def test_options_that_labelled_data_have_no_use_for_are_named(tiny):
+    train.train(train.Settings(**SMALL))
+    settings = prepare_data.read_settings(sample.Settings, '', ['--temperature=0.5', '--prompt=[MAX 1 2 ]'])
+    with pytest.raises(SystemExit, match='--temperature is for runs that write text, music or sound'):
+        sample.main(settings)

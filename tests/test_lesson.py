@@ -8,6 +8,7 @@ import sys
 import warnings
 import zlib
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ import prepare_data
 import train
 import wavelet_gpt
 from conftest import ROOT
-from wavelet_gpt import GPT, GPTConfig, block_average, causal_haar, cheats, dependence, draw_dependence, future_entries
+from wavelet_gpt import GPT, GPTConfig, block_average, causal_haar, cheats, dependence, draw_dependence, future_entries, kernel_sizes
 
 PICTURES = 'staircase', 'impulse_and_step', 'line_of_text', 'wiring', 'dependence'
 
@@ -234,3 +235,34 @@ def test_dice_are_predicted_by_the_leaking_model_alone_and_only_while_it_sees_th
     in_view, step_by_step = leak.compare('leaking', leak.leaking, settings)
     assert in_view < 0.55 and step_by_step > 0.69
     assert wavelet_gpt.causal_haar is causal_haar
+
+
+def test_in_the_picture_a_spike_becomes_boxes_and_a_step_ramps_at_the_time_that_the_title_says():
+    figure = wavelet_gpt.draw_impulse_and_step()
+    at = int(re.search(r't = (\d+)', figure.get_suptitle())[1])
+    for f, box, ramp in zip((1, 2, 4, 8), *(axes.patches for axes in figure.axes), strict=True):
+        assert box.get_data().values.tolist() == [(at <= t < at + f) / f for t in range(16)]
+        assert ramp.get_data().values.tolist() == [min(max(t - at + 1, 0), f) / f for t in range(16)]
+
+
+def test_the_bars_of_the_picture_of_the_staircase_stand_on_the_coordinates_of_their_kernel_size():
+    seen = torch.zeros(32, dtype=torch.long)
+    for bar in wavelet_gpt.draw_staircase(32, 64).axes[0].patches:
+        seen[bar.get_x():bar.get_x() + bar.get_width()] = 2 ** (bar.get_height() - 1)
+    assert torch.equal(seen, kernel_sizes(32, 64))
+
+
+def test_in_the_picture_red_is_the_future_and_purple_the_past_and_no_panel_is_empty():
+    mixers = {'blind': lambda x: x.flip(1), **{f'causal {n}': lambda x: causal_haar(x, torch.tensor([2, 4])) for n in range(3)}}
+    figure = draw_dependence(mixers, T=8, C=2)
+    assert len(figure.axes) == 4
+    for axes, mixer in zip(figure.axes, mixers.values()):
+        purple, red = (np.isfinite(np.ma.filled(image.get_array(), np.nan)) for image in axes.images)
+        seen = wavelet_gpt.dependence(mixer, 8, 2).numpy() > 0
+        assert np.array_equal(purple, np.tril(seen)) and np.array_equal(red, np.triu(seen, 1))
+        assert [image.get_cmap().name for image in axes.images] == ['Purples', 'Reds']
+
+
+def test_in_the_picture_of_the_wires_what_is_hatched_begins_behind_the_output():
+    shade, = wavelet_gpt.draw_wiring(t=11).axes[0].patches
+    assert shade.get_x() == 11.5 and shade.get_width() == 4

@@ -505,3 +505,21 @@ def test_a_piano_roll_is_a_png_file_however_few_notes_there_are(tmp_path, notes)
     pytest.importorskip('matplotlib')
     draw_piano_roll(notes, tmp_path / 'roll.png')
     assert (tmp_path / 'roll.png').read_bytes().startswith(b'\x89PNG')
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    from matplotlib.figure import Figure
+    figures = []
+    monkeypatch.setattr(Figure, 'savefig', lambda figure, *_, **__: figures.append(figure))
+    return figures
+
+
+def test_the_picture_of_a_piano_roll_has_every_note_at_its_place_and_middle_c_is_c4(tmp_path, drawn):
+    draw_piano_roll([(0, 1, 60, 20), (0.5, 3, 72, 120)], tmp_path / 'roll.png')
+    [axes] = drawn[0].axes
+    boxes = axes.collections[0]
+    assert [[*path.vertices.min(0), *path.vertices.max(0)] for path in boxes.get_paths()] == [[0, 59.5, 1, 60.5], [0.5, 71.5, 3, 72.5]]
+    soft, loud = boxes.get_facecolor()[:, 3]
+    assert 0 < soft < loud <= 1
+    assert {tick: label.get_text() for tick, label in zip(axes.get_yticks(), axes.get_yticklabels())}[60] == 'C4'

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import random
+import re
 import sys
 import wave
 import zipfile
@@ -248,3 +249,74 @@ def test_each_modality_states_its_loss_in_the_unit_of_its_field():
     assert train.in_unit(np.log(2), 'text') == '1.000 bits per character'
     assert train.in_unit(np.log(4), 'audio') == '2.000 bits per sample'
     assert train.in_unit(2.5, 'music') == '2.500 nats per event'
+
+
+def test_a_broken_connection_of_unknown_size_is_not_taken_for_the_end_of_the_file(here, server, monkeypatch):
+    monkeypatch.setattr(prepare_data.time, 'sleep', lambda _: None)
+    server.content, server.drop_after = bytes(5000), 1000
+    with pytest.raises(SystemExit, match='could not get .* by hand and put it at'):
+        prepare_data.download(server.url, here / 'file.zip')
+    assert not (here / 'file.zip').exists()
+
+
+def test_a_compressed_archive_with_a_damaged_byte_is_read_right_or_refused_in_one_sentence(here):
+    whole, refused = io.BytesIO(), 0
+    with zipfile.ZipFile(whole, 'w', zipfile.ZIP_DEFLATED) as file:
+        file.writestr('a.wav', sound(1, 0.01))
+    for at in range(len(whole.getvalue())):
+        data = bytearray(whole.getvalue())
+        data[at] ^= 0xFF
+        Path('a.zip').write_bytes(data)
+        try:
+            with prepare_data.opened(Path('a.zip')) as file:
+                assert file.read('a.wav') == sound(1, 0.01)
+        except SystemExit as end:
+            assert re.fullmatch(r'a.zip is damaged \(.*\): delete it, and run this again', end.code)
+            refused += 1
+    assert refused > len(whole.getvalue()) / 2
+
+
+def test_the_place_of_a_file_follows_from_its_name_in_the_folder_alone(here):
+    (here / 'in').mkdir()
+    names = [f'{n:02}.mid' for n in range(17)]
+    for n, name in enumerate(names):
+        (here / 'in' / name).write_bytes(tune(n))
+    prepare_data.main(['--midi', 'in', '--name=in'])
+    _, splits = read_back('in')
+    assert abs(len(splits['val']) - 1.7) <= 0.5 and abs(len(splits['test']) - 1.7) <= 0.5
+    by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    found = [piece.tolist() for split in ('val', 'test', 'train') for piece in splits[split]]
+    assert found == [encode_notes(read_midi(tune(int(name[:2])))).tolist() for name in by_hash]
+
+
+def test_a_file_that_may_not_be_read_or_is_too_short_is_left_out_by_name(here, monkeypatch, capsys):
+    (here / 'in').mkdir()
+    for n in range(5):
+        (here / f'in/{n}.wav').write_bytes(sound(n))
+    (here / 'in/short.wav').write_bytes(write_wav([0.5], 16000))
+    read = Path.read_bytes
+
+    def forbidden(path):
+        if path.name == '3.wav':
+            raise PermissionError(13, 'Permission denied')
+        return read(path)
+    monkeypatch.setattr(Path, 'read_bytes', forbidden)
+    prepare_data.main(['--wav', 'in', '--name=in'])
+    out = capsys.readouterr().out
+    assert "'3.wav' is left out: Permission denied" in out and "'short.wav' is left out: it holds 1 tokens" in out
+    assert sum(map(len, read_back('in')[1].values())) == 4
+
+
+@pytest.mark.parametrize('split, named', [('train', '1 files for training and 0 for validation'), ('val', '0 files for training and 1 for')])
+def test_pieces_of_one_split_alone_are_refused_and_leave_nothing(here, split, named):
+    with pytest.raises(SystemExit, match=named):
+        prepare_data.write_pieces('one', [(split, np.array([60, 61]))], prepare_data.MUSIC)
+    assert not Path('data').exists()
+
+
+@pytest.mark.parametrize('rate', [None, 0, 10 ** 7, '16000', 16000.0])
+def test_sound_without_a_sample_rate_that_can_be_played_is_refused(rate):
+    meta = dict(prepare_data.AUDIO, splits=dict(train=9, val=9), checksums=dict(train='', val=''))
+    prepare_data.check_meta(meta)
+    with pytest.raises(ValueError, match='sample_rate'):
+        prepare_data.check_meta(dict(meta, sample_rate=rate))

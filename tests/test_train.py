@@ -1,5 +1,6 @@
 """The scripts as their users run them: training, its files, its mistakes, sampling."""
 
+import contextlib
 import csv
 import math
 import os
@@ -16,6 +17,9 @@ import prepare_data
 import sample
 import train
 from conftest import ROOT
+from prepare_data import decode_text
+from sample import write_midi
+from test_gpt import make
 from wavelet_gpt import GPT, GPTConfig
 
 SMALL = dict(dataset='tiny', n_layer=2, n_head=2, n_embd=16, block_size=32, batch_size=4, max_steps=20, eval_interval=10,
@@ -232,7 +236,8 @@ def test_help_explains_every_setting_by_the_comment_in_the_source(script, capsys
     comments = re.findall(r'^    (\w+): .*?  # (.*)$', Path(script.__file__).read_text(), re.M)
     assert {name for name, _ in comments} >= {field.name for field in fields(script.Settings)}
     for field in fields(script.Settings):
-        assert f'--{field.name} [' in text and dict(comments)[field.name].split()[-1] in text
+        last = dict(comments)[field.name].split()[-1]
+        assert f'--{field.name} [' in text and last + (f' [{field.default}]' if field.default not in (None, '') else '') in text
 
 
 def test_help_answers_without_importing_torch(here):
@@ -298,3 +303,65 @@ def test_the_newest_run_is_the_one_that_is_sampled(here):
 def test_sampling_before_training_says_what_to_do(here):
     done = run('sample.py')
     assert done.returncode == 1 and 'train one with python train.py' in done.stderr
+
+
+def test_without_a_prompt_a_line_a_loud_enough_note_or_silence_begins():
+    for characters, first in {' \nab': '\n', 'ab ': ' ', 'ba': 'b'}.items():
+        meta = dict(modality='text', characters=characters)
+        assert decode_text(sample.prompt_tokens('', meta), characters) == first
+    velocity = sample.prompt_tokens('', dict(modality='music')).tolist()
+    [(_, _, _, loudness)] = sample.decode_notes([*velocity, 60, 265])  # which is no note itself
+    assert 48 <= loudness <= 80
+    assert sample.mu_law_decode(sample.prompt_tokens('', dict(modality='audio'))).tolist() == [0]
+
+
+@pytest.fixture
+def stub(here, monkeypatch):
+    """A model of each modality that was never trained, and what it is told to do in place of generating."""
+    def load(modality, stream):
+        meta = dict(text=dict(vocab_size=3, characters='\nab'), music=dict(vocab_size=388), audio=dict(vocab_size=256, sample_rate=16000))[modality]
+        model = make(vocab_size=meta['vocab_size'])
+        monkeypatch.setattr(sample.GPT, 'stream', stream)
+        monkeypatch.setattr(sample, 'load', lambda path: (dict(meta=dict(meta, modality=modality), step=0), model))
+        (here / 'out/x').mkdir(parents=True, exist_ok=True)
+    return load
+
+
+def test_as_many_tokens_as_the_help_says_are_made_where_it_is_left_open(stub, monkeypatch):
+    asked = []
+    for modality in ('text', 'music', 'audio'):
+        stub(modality, lambda model, idx, count, *_: asked.append(count) or [])
+        sample.main(sample.Settings(run='x'))
+    comment = re.search(r'num_tokens: .*# (.*)', Path(sample.__file__).read_text())[1]
+    assert asked == [int(n.replace(',', '')) for n in re.findall(r'([\d,]+) (?:characters|events|samples)', comment)]
+
+
+def test_ctrl_c_keeps_what_was_made_until_then(stub, capsys):
+    def broken_off(model, idx, *_):
+        yield from torch.tensor([1, 2, 1]).view(3, 1, 1)
+        raise KeyboardInterrupt
+    stub('text', broken_off)
+    with contextlib.suppress(KeyboardInterrupt):  # which would end all of the tests
+        sample.main(sample.Settings(run='x', prompt='b', out='out.txt'))
+    assert Path('out.txt').read_text() == 'baba' and 'stopped after 3 tokens' in capsys.readouterr().err
+
+
+def test_a_prompt_of_music_without_notes_is_refused_in_one_sentence(stub):
+    stub('music', sample.GPT.stream)
+    Path('empty.mid').write_bytes(write_midi([]))
+    with pytest.raises(SystemExit, match='--prompt=empty.mid holds nothing to continue'):
+        sample.main(sample.Settings(run='x', prompt='empty.mid'))
+
+
+@pytest.mark.parametrize('device', ['cuda', 'mps'])
+def test_a_device_that_is_not_there_is_named_with_the_way_out(here, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: False)
+    with pytest.raises(SystemExit, match=f'--device={device}: .*; use --device=cpu'):
+        sample.main(sample.Settings(run='x', device=device))
+
+
+def test_spaces_and_joiners_of_any_language_are_printed_as_they_are():
+    for text in ('« Où ? »'.replace(' ', '\u202f'), 'a\xa0b', '\u3000春', 'می\u200cخواهم'):
+        assert sample.printable(text) == text
+    assert sample.printable('a\r\nb') == 'a\nb'  # as on Windows

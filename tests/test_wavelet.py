@@ -31,7 +31,8 @@ def test_the_mapping_has_the_counts_of_the_design():
 
 
 @pytest.mark.parametrize('C, T, fraction, low, high', [(128, 512, 0.5, 1, None), (32, 256, 0.5, 1, None), (5, 7, 0.5, 1, None),
-                                                       (48, 1000, 0.3, 2, 6), (128, 256, 1.0, 3, 3), (6, 1024, 0.5, 1, None)])
+                                                       (48, 1000, 0.3, 2, 6), (128, 256, 1.0, 3, 3), (6, 1024, 0.5, 1, None),
+                                                       (100, 64, 0.29, 1, None)])  # 0.29 * 100 is 28.999...
 def test_the_mapping_is_the_formula_coordinate_by_coordinate(C, T, fraction, low, high):
     top = int(math.log2(T)) if high is None else high
     first = C - round(fraction * C)
@@ -57,7 +58,8 @@ def test_fraction_zero_leaves_every_coordinate_alone():
 
 
 @pytest.mark.parametrize('arguments, named', [(dict(fraction=1.5), '1.5'), (dict(min_level=0), '0..6'), (dict(max_level=7), '1..7'),
-                                              (dict(min_level=4, max_level=3), '4..3'), (dict(block_size=1), 'block_size=1')])
+                                              (dict(min_level=4, max_level=3), '4..3'), (dict(block_size=1), 'block_size=1'),
+                                              (dict(fraction=-0.1), '-0.1')])
 def test_levels_that_do_not_fit_are_refused_by_name(arguments, named):
     with pytest.raises(ValueError, match=named.replace('.', r'\.')):
         kernel_sizes(**{**dict(n_embd=16, block_size=64), **arguments})
@@ -138,7 +140,8 @@ def test_every_float_type_comes_back_as_itself():
 
 
 @pytest.mark.parametrize('x, sizes, named', [(torch.ones(1, 4, 2), [1, 3], '3'), (torch.ones(1, 4, 2), [0, 1], '0'),
-                                             (torch.ones(1, 4, 2), [1], r'\(1,\)'), (torch.ones(1, 4, 2).long(), [1, 2], 'int64')])
+                                             (torch.ones(1, 4, 2), [1], r'\(1,\)'), (torch.ones(1, 4, 2).long(), [1, 2], 'int64'),
+                                             (torch.ones(2), [1, 2], r'need x \(B, T, C\)')])
 def test_what_cannot_be_averaged_is_refused_by_name(x, sizes, named):
     with pytest.raises(ValueError, match=named):
         causal_haar(x, torch.tensor(sizes))
