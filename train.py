@@ -721,7 +721,7 @@ def draw_comparison(settings, curves, plain):
     left.legend(title='at the end', loc='lower left', fontsize=12 if len(curves) < 10 else 9)  # where no curve goes
     left.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter='{x:g}', minor_locator=NullLocator())
     left.yaxis.set(major_locator=MaxNLocator(8), major_formatter='{x:g}', minor_locator=NullLocator())
-    right.set(title='at the end, by position', xlabel='tokens that the prediction sees: up to this, from the point before', xscale='log')
+    right.set(title='at the end, by position', xlabel='tokens that the prediction sees, in bins up to this', xscale='log')
     right.set_xticks(curve['position'], curve['position'], minor=False)
     right.xaxis.set(minor_locator=NullLocator())
     right.legend()

@@ -151,7 +151,7 @@ def test_the_results_are_those_of_the_logs_in_assets(here, capsys):
     train.compare(train.Settings(max_steps=10000))
     assert_the_table_behind('Longer still.', capsys.readouterr().out)
     train.compare(train.Settings(dataset='english', max_steps=3000))
-    [english] = re.findall(r'^english .*?\n\n', README, re.M | re.S)
+    [english] = re.findall(r'^On english .*?\n\n', README, re.M | re.S)
     losses = re.findall(r'^(?:on|off).*?  +1 +([\d.]+) ', capsys.readouterr().out, re.M)
     assert len(losses) == 2 and all(loss in english for loss in losses)
     train.compare(train.Settings(max_steps=3000, block_size=512, batch_size=8))
