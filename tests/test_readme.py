@@ -172,6 +172,21 @@ def test_the_results_are_those_of_the_logs_in_assets(here, capsys):
         assert re.search(rf'\| wavelet {label} \| \**{mean}\** \| {low} .* {high} \|', README)
 
 
+def test_the_learning_rates_are_those_of_the_logs_in_assets(here, capsys):
+    shutil.copytree(ROOT / 'assets/learning_rates', 'out')
+    for wavelet in 'on', 'off':
+        shutil.copytree(ROOT / f'assets/runs/stdlib-600-{wavelet}-1337', f'out/stdlib-600-{wavelet}-1337')
+    table = README.split('**The learning rate.**')[1].split('\n**')[0]
+    rows = re.findall(r'^\| (0\.\d+) \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| ([\d,]+) \| ([\d.]+) \|$', table, re.M)
+    assert len(rows) == len(list(Path('out').iterdir())) / 2
+    for rate, steps, plain, wavelet, after, ratio in rows:
+        train.compare(train.Settings(learning_rate=float(rate), max_steps=int(steps.replace(',', ''))))
+        found = dict(re.findall(r'^(on|off)  +1 +(.*)', capsys.readouterr().out, re.M))
+        assert found['off'].split()[0] == plain
+        loss, _, step, _, _, _, sooner, *_ = found['on'].split()
+        assert (loss, step, sooner) == (wavelet, after, ratio), rate
+
+
 def test_the_python_of_the_readme_draws_a_filter_of_ones_own(here):
     [lines] = re.findall(r'^    (from wavelet_gpt import draw_dependence\n(?:    .*\n)+)', README, re.M)
     exec(lines.replace('\n    ', '\n'), dict(my_filter=lambda x: wavelet_gpt.causal_ema(x, 0.5)))
