@@ -255,7 +255,8 @@ def load(path):
 
 
 def printable(text):
-    """text without what could steer a terminal: a stranger may have written it. Spaces and joiners of all languages stay."""
+    """text without what could steer a terminal: a stranger may have written it. Spaces and joiners of all languages stay;
+    a carriage return goes, since the line feed behind it, as on Windows, ends the line alone."""
     return ''.join(c if c.isprintable() or c in '\n\t\u200c\u200d' or c > '\x9f' and c.isspace() else '\ufffd'
                    for c in text.replace('\r', ''))
 

@@ -45,6 +45,15 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are drawn, in place of their files."""
+    from matplotlib.figure import Figure
+    figures = []
+    monkeypatch.setattr(Figure, 'savefig', lambda figure, *_, **__: figures.append(figure))
+    return figures
+
+
 class Server(ThreadingHTTPServer):
     """Serves self.content, and misbehaves as told: drops the connection after drop_after bytes, once a request."""
     content, drop_after, ranges, lengths, requests = b'', None, True, True, 0

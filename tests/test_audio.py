@@ -362,14 +362,6 @@ def test_no_sound_is_not_drawn(tmp_path):
         draw_audio([], 16000, tmp_path / 'sound.png')
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    from matplotlib.figure import Figure
-    figures = []
-    monkeypatch.setattr(Figure, 'savefig', lambda figure, *_, **__: figures.append(figure))
-    return figures
-
-
 def test_the_picture_of_a_click_shows_it_at_its_time_and_to_its_height(tmp_path, drawn):
     samples = np.zeros(32000, np.float32)
     samples[24000:24002] = 0.5, -0.25

@@ -507,14 +507,6 @@ def test_a_piano_roll_is_a_png_file_however_few_notes_there_are(tmp_path, notes)
     assert (tmp_path / 'roll.png').read_bytes().startswith(b'\x89PNG')
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    from matplotlib.figure import Figure
-    figures = []
-    monkeypatch.setattr(Figure, 'savefig', lambda figure, *_, **__: figures.append(figure))
-    return figures
-
-
 def test_the_picture_of_a_piano_roll_has_every_note_at_its_place_and_middle_c_is_c4(tmp_path, drawn):
     draw_piano_roll([(0, 1, 60, 20), (0.5, 3, 72, 120)], tmp_path / 'roll.png')
     [axes] = drawn[0].axes

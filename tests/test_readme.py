@@ -136,7 +136,7 @@ def assert_the_table_behind(heading, said):
     rows = re.findall(r'^((?:on|off|learnable|ema|past).*?)  +\d+ +([\d.]+) (?:\(([\d.]+)-([\d.]+)\))?'
                       r'.*?(?:([\d,]+) steps, .* s +([\d.]+)|(never)) ', said, re.M)
     table = [line for line in README.split(f'**{heading}**')[1].split('\n**')[0].splitlines() if re.match(r'\| .*`--wavelet', line)]
-    assert len(rows) >= 2 and len(rows) == len(table)
+    assert len(rows) >= 3 and len(rows) == len(table)
     for label, *numbers in rows:
         wavelet, *changes = label.split(', ')
         options = [f'--wavelet={wavelet}'] * (wavelet != 'on' or not changes) + [f'--wavelet_{change}' for change in changes]
