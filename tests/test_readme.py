@@ -1,4 +1,5 @@
-"""Every command of the README, run small, or found in .ci/run or beside the test that runs its parts."""
+"""The README and assets/results.md: every command, run small, or found in .ci/run or beside the test that runs its parts, and
+every result, from the logs."""
 
 import re
 import shlex
@@ -15,8 +16,9 @@ import wavelet_gpt
 from conftest import ROOT
 
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
-BLOCKS = re.findall(r'^    ((?:python|torchrun|pip|bash|cp) .*?)(?:  +#.*)?$', README, re.M)
-INLINE = [' '.join(command.split()) for command in re.findall(r'`((?:python|torchrun|bash) [^`]+)`', README)]
+RESULTS = (ROOT / 'assets/results.md').read_text(encoding='utf-8')
+BLOCKS = re.findall(r'^    ((?:python|torchrun|pip|bash|cp) .*?)(?:  +#.*)?$', README + RESULTS, re.M)
+INLINE = [' '.join(command.split()) for command in re.findall(r'`((?:python|torchrun|bash) [^`]+)`', README + RESULTS)]
 COMMANDS = sorted({part.strip() for line in BLOCKS + INLINE for part in line.split('&&') if 'NAME' not in part})
 MODALITIES = dict(maestro='music', tunes='music', midi='music', youtubemix='audio', sounds='audio', wav='audio')
 DOWNLOADS = 'text8', 'maestro', 'youtubemix', 'imdb', 'cifar10'  # other tests run them, on archives of the same layout
@@ -131,60 +133,88 @@ def test_the_other_commands_are_those_that_ci_or_other_tests_run():
     assert all(line in ci for line in by_ci.values())
 
 
-def assert_the_table_behind(heading, said):
-    """Every line that compare said stands as a row in that paragraph's table: the options, loss, range, steps, ratio."""
-    rows = re.findall(r'^((?:on|off|learnable|ema|past).*?)  +\d+ +([\d.]+) (?:\(([\d.]+)-([\d.]+)\))?'
-                      r'.*?(?:([\d,]+) steps, .* s +([\d.]+)|(never)) ', said, re.M)
-    table = [line for line in README.split(f'**{heading}**')[1].split('\n**')[0].splitlines() if re.match(r'\| .*`--wavelet', line)]
-    assert len(rows) >= 3 and len(rows) == len(table)
-    for label, *numbers in rows:
+@pytest.fixture
+def compared(here, monkeypatch, capsys):
+    """A function from settings to what --compare prints of the logs in assets with that learning rate: {label: line}; no pictures."""
+    for logs in 'runs', 'learning_rates':
+        shutil.copytree(ROOT / 'assets' / logs, 'out', dirs_exist_ok=True)
+    monkeypatch.setattr(train, 'draw_comparison', lambda *_: None)
+    monkeypatch.setattr(train, 'draw_highest_level', lambda *_: None)
+
+    def lines(**settings):
+        train.compare(train.Settings(**settings))
+        found = re.findall(r'^((?:on|off|learnable|ema|past).*?)  +(\d+ +[\d.]+ .*)', capsys.readouterr().out, re.M)
+        return {label: line for label, line in found if 'learning_rate' not in label}
+    return lines
+
+
+def numbers(line):
+    """Of a line of --compare: the final loss, the range of the seeds, the step of the plain GPT's final loss, how many times sooner."""
+    return re.match(r'\d+ +([\d.]+) (?:\(([\d.]+)-([\d.]+)\))?.*?([\d,]+) steps, .* s +([\d.]+) ', line).groups()
+
+
+def table_rows(text):
+    return [[cell.strip(' *') for cell in line.strip('|').split('|')] for line in text.splitlines() if re.match(r'\|[^-]', line)]
+
+
+@pytest.mark.parametrize('heading, settings', [
+    ('A longer run', dict(max_steps=3000)), ('Longer still', dict(max_steps=10000)), ('Music', dict(dataset='midi')),
+    ('A longer context', dict(max_steps=3000, block_size=512, batch_size=8)),
+    ('Beyond the paper', dict(dataset='english', max_steps=1500)), ('Beyond the paper', dict(dataset='wav', max_steps=1500))])
+def test_a_table_of_the_results_says_what_compare_says_of_the_logs(compared, heading, settings):
+    found = compared(**settings)
+    table = [line for line in RESULTS.split(f'## {heading}\n')[1].split('\n## ')[0].splitlines() if re.match(r'\| .*`--wavelet', line)]
+    assert len(found) >= 3 and len(found) == len(table)
+    for label, line in found.items():
         wavelet, *changes = label.split(', ')
-        options = [f'--wavelet={wavelet}'] * (wavelet != 'on' or not changes) + [f'--wavelet_{change}' for change in changes]
-        [line] = [line for line in table if f'`{" ".join(options)}`' in line]
-        assert all(number in line for number in numbers), label
+        options = [f'--wavelet={wavelet}'] * (wavelet != 'on' or not changes) + [f'--wavelet_{change}' for change in sorted(changes)]
+        [row] = [row for row in table if f'`{" ".join(options)}`' in row]
+        assert all(number in row for number in numbers(line) if number), label
 
 
-def test_the_results_are_those_of_the_logs_in_assets(here, capsys):
-    shutil.copytree(ROOT / 'assets/runs', 'out')
-    train.compare(train.Settings(max_steps=3000))
-    assert_the_table_behind('A longer run.', capsys.readouterr().out)
-    train.compare(train.Settings(max_steps=10000))
-    assert_the_table_behind('Longer still.', capsys.readouterr().out)
-    train.compare(train.Settings(dataset='english', max_steps=3000))
-    [english] = re.findall(r'^On english .*?\n\n', README, re.M | re.S)
-    losses = re.findall(r'^(?:on|off).*?  +1 +([\d.]+) ', capsys.readouterr().out, re.M)
-    assert len(losses) == 2 and all(loss in english for loss in losses)
-    train.compare(train.Settings(max_steps=3000, block_size=512, batch_size=8))
-    assert_the_table_behind('A longer context.', capsys.readouterr().out)
-    for dataset in 'english', 'wav':
-        train.compare(train.Settings(dataset=dataset, max_steps=1500))
-        assert_the_table_behind('Beyond the paper.', capsys.readouterr().out)
-    train.compare(train.Settings(dataset='midi'))
-    assert_the_table_behind('Music.', capsys.readouterr().out)
-    train.compare(train.Settings())
-    [depth] = re.findall(r'^\*\*Depth\.\*\*.*?\n\n', README, re.M | re.S)
-    losses = re.findall(r'^(?:on|off).*?  +1 +([\d.]+) ', capsys.readouterr().out, re.M)
-    assert len(losses) >= 3 and all(loss in depth for loss in losses)
-    train.compare(train.Settings(dataset='listops-64', block_size=63, max_steps=2000, eval_windows=1000))
-    accuracies = re.findall(r'^(on|off) .* ([\d.]+)% right \(([\d.]+)%-([\d.]+)%\)', capsys.readouterr().out, re.M)
-    assert len(accuracies) == 2
-    for label, mean, low, high in accuracies:
+def test_the_table_of_the_readme_says_what_compare_says_of_the_logs(compared):
+    _, *rows = table_rows(README.split('## What holds')[1].split('\n## ')[0])
+    assert len(rows) >= 7
+    for first, *cells in rows:
+        options = dict(word.removeprefix('--').split('=') for word in re.search('`(.*)`', first)[1].split())
+        kinds = dict(dataset=str, learning_rate=float)
+        found = compared(**{name: kinds.get(name, int)(value) for name, value in options.items()})
+        for label, cell in zip(('off', 'on', 'on, max_level=3', 'past'), cells, strict=True):
+            if label not in found:
+                assert cell == '', (first, label)
+                continue
+            loss, _, _, _, sooner = numbers(found[label])
+            assert re.sub(r'[* ]', '', cell) == (loss if label == 'off' else f'{loss}({sooner})'), (first, label)
+
+
+def test_the_learning_rates_are_those_of_the_logs(compared):
+    for path in Path('out').iterdir():
+        if path.name.endswith(('-1', '-2')):  # one seed for all rates
+            shutil.rmtree(path)
+    _, *rows = table_rows(RESULTS.split('## The learning rate\n')[1].split('\n## ')[0])
+    logs = 0
+    for rate, steps, *cells in rows:
+        found = compared(learning_rate=float(rate), max_steps=int(steps.replace(',', '')))
+        for label, cell in zip(('off', 'on', 'on, max_level=3', 'past'), cells, strict=True):
+            loss, _, _, _, sooner = numbers(found[label]) if label in found else 5 * ('',)
+            assert re.sub(r'[* ]', '', cell) == (loss if label == 'off' or not loss else f'{loss}({sooner})'), (rate, steps, label)
+            logs += cell != '' and rate != '0.001'
+    assert logs == len(list((ROOT / 'assets/learning_rates').iterdir()))
+
+
+def test_losses_in_the_text_are_those_of_the_logs(compared):
+    for settings, text in ((dict(dataset='english', max_steps=3000), r'^On english .*?\n\n'), ({}, r'^## Depth\n\n.*?\n\n')):
+        found = compared(**settings)
+        [paragraph] = re.findall(text, RESULTS, re.M | re.S)
+        assert len(found) >= 2 and all(numbers(line)[0] in paragraph for line in found.values())
+
+
+def test_the_accuracies_are_those_of_the_logs(compared):
+    found = compared(dataset='listops-64', block_size=63, max_steps=2000, eval_windows=1000)
+    assert set(found) == {'on', 'off'}
+    for label, line in found.items():
+        mean, low, high = re.search(r'([\d.]+)% right \(([\d.]+)%-([\d.]+)%\)', line).groups()
         assert re.search(rf'\| wavelet {label} \| \**{mean}\** \| {low} .* {high} \|', README)
-
-
-def test_the_learning_rates_are_those_of_the_logs_in_assets(here, capsys):
-    shutil.copytree(ROOT / 'assets/learning_rates', 'out')
-    for wavelet in 'on', 'off':
-        shutil.copytree(ROOT / f'assets/runs/stdlib-600-{wavelet}-1337', f'out/stdlib-600-{wavelet}-1337')
-    table = README.split('**The learning rate.**')[1].split('\n**')[0]
-    rows = re.findall(r'^\| (0\.\d+) \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| ([\d,]+) \| ([\d.]+) \|$', table, re.M)
-    assert len(rows) == len(list(Path('out').iterdir())) / 2
-    for rate, steps, plain, wavelet, after, ratio in rows:
-        train.compare(train.Settings(learning_rate=float(rate), max_steps=int(steps.replace(',', ''))))
-        found = dict(re.findall(r'^(on|off)  +1 +(.*)', capsys.readouterr().out, re.M))
-        assert found['off'].split()[0] == plain
-        loss, _, step, _, _, _, sooner, *_ = found['on'].split()
-        assert (loss, step, sooner) == (wavelet, after, ratio), rate
 
 
 def test_the_python_of_the_readme_draws_a_filter_of_ones_own(here):
@@ -194,10 +224,11 @@ def test_the_python_of_the_readme_draws_a_filter_of_ones_own(here):
 
 
 def test_every_picture_and_file_that_is_linked_is_there():
-    links = re.findall(r'\]\(([^)#]+)\)', README)
-    assert len(links) > 4
-    for link in links:
-        assert link.startswith('https://') or (ROOT / link).exists(), link
+    for folder, text in (ROOT, README), (ROOT / 'assets', RESULTS):
+        links = re.findall(r'\]\(([^)#]+)', text)
+        assert len(links) > 3
+        for link in links:
+            assert link.startswith('https://') or (folder / link).exists(), link
 
 
 def test_the_line_counts_are_those_of_the_files():
