@@ -138,7 +138,6 @@ def compared(here, monkeypatch, capsys):
     """A function from settings to what --compare prints of the logs in assets with that learning rate: {label: line}; no pictures."""
     for logs in 'runs', 'learning_rates':
         shutil.copytree(ROOT / 'assets' / logs, 'out', dirs_exist_ok=True)
-    monkeypatch.setattr(train, 'draw_comparison', lambda *_: None)
     monkeypatch.setattr(train, 'draw_highest_level', lambda *_: None)
 
     def lines(**settings):
