@@ -232,7 +232,9 @@ def windows(data, starts, T, device):
     zeros there, at any length alike. Padding on the left both would read as content.
     """
     tokens, ends, labelled = data
-    starts = starts.to(tokens.device)
+    if tokens.is_cuda:
+        starts = starts.pin_memory()  # any other copy to a GPU waits until all that was launched before it is done
+    starts = starts.to(tokens.device, non_blocking=tokens.is_cuda)
     begins = F.pad(ends, (1, 0))
     piece = starts if labelled else torch.searchsorted(ends, starts, right=True)  # (B,)
     starts = begins[piece] if labelled else starts.minimum(ends[piece] - T - 1).maximum(begins[piece])

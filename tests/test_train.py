@@ -149,6 +149,14 @@ def test_the_order_of_the_batches_depends_on_the_seed_alone(tiny, monkeypatch):
     assert orders[0] == orders[1] != orders[2]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('dtype, compiled', [('float32', False), ('float16', False), ('bfloat16', True)])
+def test_training_on_a_gpu_learns_what_training_on_the_cpu_learns(tiny, dtype, compiled):
+    on_cpu, on_gpu = ([row['val_loss'] for row in train.train(train.Settings(**SMALL | changes))[3]]
+                      for changes in ({}, dict(device='cuda', dtype=dtype, compile=compiled)))
+    assert on_gpu == pytest.approx(on_cpu, abs=0.02)
+
+
 @pytest.mark.parametrize('capability, dtype', [((9, 0), 'bfloat16'), ((8, 0), 'bfloat16'), ((7, 5), 'float16')])
 def test_a_gpu_that_is_fast_at_bfloat16_gets_it_and_an_older_one_float16(monkeypatch, capability, dtype):
     for name, answer in dict(is_available=True, device_count=1, set_device=None, get_device_capability=capability,
