@@ -44,7 +44,7 @@ def take_turns(functions, rounds):
     for function in functions.values():
         function()
     times = {name: [] for name in functions}
-    calls = 20 if DEVICE == 'cuda' else 1  # one call there is no longer than waiting for it
+    calls = 20 if DEVICE == 'cuda' else 1  # one call there may be shorter than the wait for its end
     for _ in range(rounds):
         for name, function in functions.items():
             times[name].append(seconds(lambda: [function() for _ in range(calls)]))

@@ -148,8 +148,9 @@ def compared(here, monkeypatch, capsys):
 
 
 def numbers(line):
-    """Of a line of --compare: the final loss, the range of the seeds, the step of the plain GPT's final loss, how many times sooner."""
-    return re.match(r'\d+ +([\d.]+) (?:\(([\d.]+)-([\d.]+)\))?.*?([\d,]+) steps, .* s +([\d.]+) ', line).groups()
+    """Of a line of --compare: the final loss, the range of the seeds, the step of the plain GPT's final loss, how many times sooner
+    (or never)."""
+    return re.match(r'\d+ +([\d.]+) (?:\(([\d.]+)-([\d.]+)\))?.*?(?:([\d,]+) steps, .* s +|(?=never))([\d.]+|never) ', line).groups()
 
 
 def table_rows(text):
