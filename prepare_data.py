@@ -80,7 +80,7 @@ class Settings:
             yield f'--{asked[-1]} needs --name: what shall the data set be called?'
         if self.name and not (self.input or self.midi or self.wav):
             yield '--name goes with --input, --midi or --wav'
-        if self.name in DATASETS:
+        if self.name.lower() in DATASETS or re.fullmatch(r'(listops|imdb)-\d+', self.name.lower()):  # of another max_length
             yield f'--name={self.name} is taken by the data set of that name: choose another'
         if self.name and not (re.fullmatch(FOLDER_NAME, self.name) and len(self.name) <= 40):  # <name>-learnable-2 is a run
             yield f'--name={self.name} becomes the name of a folder: use at most 40 letters, digits, _, - and .'
@@ -123,7 +123,10 @@ def read_settings(cls, description, argv=None, positional=None):
                             help=(comments[field.name] + default).replace('%', '%%'))
     given, unknown = parser.parse_known_args(argv)
     types = {field.name: field.type for field in fields(cls)}
-    problems = [f'{word} is not a setting' + near_miss(word.lstrip('-').split('=')[0], types) for word in unknown]
+    problems = []
+    for word in unknown:
+        name, _, value = word.lstrip('-').partition('=')
+        problems.append(f'{word} is not a setting' + (f'; write {value or "its name"} alone' if name == positional else near_miss(name, types)))
     said = [word.split('=')[0] for word in (sys.argv[1:] if argv is None else argv)]
     problems += [f'--{name} is given {said.count(f"--{name}")} times: give it once' for name in types if said.count(f'--{name}') > 1]
     values = {}
@@ -134,7 +137,7 @@ def read_settings(cls, description, argv=None, positional=None):
             elif word:
                 values[name] = word if types[name] is list else types[name](word)
             else:
-                problems.append(f'--{name} needs a value: --{name}=...')
+                problems.append(f'{"" if name == positional else "--"}{name} needs a value')
         except (ValueError, KeyError):
             kind = {int: 'a whole number', float: 'a number', bool: 'on or off'}[types[name]]
             problems.append(f'--{name}={word} must be {kind}')
@@ -247,15 +250,18 @@ def read_tokens(name, split, meta):
 
 
 def sha256_of(path):
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
+    try:
+        with open(path, 'rb') as file:
+            return hashlib.file_digest(file, 'sha256').hexdigest()
+    except OSError as error:
+        raise SystemExit(f'could not read {path}: {error.strerror}')
 
 
 def download(url, path, size=None, sha256=None):
     """Fetch url to path, checked by size (bytes) and sha256 where they are known.
 
-    A broken connection leaves path.part, which the next attempt, or the next run, continues. Ends the program with
-    one sentence (SystemExit) where the file cannot be had.
+    A broken connection leaves path.part, which the next attempt, or the next run, continues where the size is known. Ends
+    the program with one sentence (SystemExit) where the file cannot be had.
     """
     if path.exists():
         if size is None or path.stat().st_size == size and sha256_of(path) == sha256:
@@ -283,7 +289,9 @@ def download(url, path, size=None, sha256=None):
                 if have < total:
                     reason = f'the connection broke after {have:,} of {total:,} bytes'
                     continue
-        except (OSError, http.client.HTTPException) as error:  # the network's errors, and the disk's
+        except BrokenPipeError:  # whoever read the line of progress is gone
+            raise
+        except (OSError, ValueError, http.client.HTTPException) as error:  # the network's errors, the disk's, odd headers
             reason = getattr(error, 'reason', None) or error
             if attempt < 4 and part.exists() and part.stat().st_size > 0:
                 time.sleep(attempt)
@@ -303,7 +311,9 @@ def opened(archive):
     try:
         with zipfile.ZipFile(archive) as file:
             yield file
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError) as error:  # RuntimeError: "encrypted"
+    except BrokenPipeError:  # whoever read what is printed meanwhile is gone
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OSError, RuntimeError) as error:  # the last: "encrypted"
         raise SystemExit(f'{archive} is damaged ({error}): delete it, and run this again')
 
 
@@ -354,7 +364,7 @@ def prepare_stdlib():
     """Python's own library: on every machine, and with structure at every scale, from characters to files."""
     root = Path(sysconfig.get_path('stdlib'))
     left_out = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__'}
-    files = [file for file in root.rglob('*.py') if not left_out & set(file.relative_to(root).parts)]
+    files = [file for file in root.rglob('*.py') if file.is_file() and not left_out & set(file.relative_to(root).parts)]
     # The hash of its name decides a file's place: the same on every machine, and the tail is no one corner of the
     # library (in the order of the names, validation would be xml and zipfile, and training all of the code tables).
     files.sort(key=lambda file: hashlib.sha256(file.relative_to(root).as_posix().encode()).digest())
@@ -475,7 +485,7 @@ def read_midi(data):
     events.sort(key=lambda event: event[0])         # stable: within a tick, the order of the file
     # clock / rate is the time in seconds; as an integer (ticks * microseconds a quarter note, or ticks alone) the clock does
     # not drift, however often the tempo changes. Notes wait for their end in pressed: key down, by channel and pitch;
-    # ringing: key up but pedal down, by channel; struck: begun since the last onset of that pitch, which ends them.
+    # ringing: key up but pedal down, by channel; struck: what the next onset of that pitch ends, if the pedal is down.
     notes, clock, last_tick, tempo = [], 0, 0, 1 if smpte else 500_000
     pressed, struck, ringing, pedal = defaultdict(deque), defaultdict(list), defaultdict(list), defaultdict(bool)
     for tick, status, value, velocity in events:
@@ -516,7 +526,7 @@ def encode_notes(notes):
     """Notes [(start, end, pitch, velocity)] in seconds -> event ids, uint16 (T,), of the 388-event vocabulary.
 
     Ids: 0..127 note_on pitch, 128..255 note_off pitch, 256..355 shift of 1..100 steps of 10 ms, 356..387 velocity bin.
-    Every time is rounded to the nearest step, a half up; a note left with no length gets one step. Within a step
+    Every time is rounded to the nearest step, int(100 * time + 0.5); a note left with no length gets one step. Within a step
     note_offs come before note_ons, so that a repeated note is struck again, and both in the order of (start, pitch) of
     the notes. A velocity bin, (velocity - 1) // 4, is written where it changes. ValueError for what is no note.
     Source: the vocabulary of Performance RNN and Music Transformer.
@@ -547,11 +557,11 @@ def encode_notes(notes):
 def read_wav(data):
     """Read the bytes of a PCM WAV file: (samples float32 (N,) in [-1, 1], sample rate in Hz).
 
-    8, 16, 24 or 32 bits; several channels are averaged. A data chunk of size 0, or of about 2 or 4 GiB that are not
-    there, was written by a program that streamed and could not come back to fill the size in: it lasts to the end of
-    the file. All else that is not plain, complete PCM raises ValueError. Layout: Multimedia Programming Interface and
-    Data Specifications 1.0 (IBM, Microsoft, 1991). Python's own wave refuses the extensible header before
-    3.12 and returns a cut-off file without a word.
+    8, 16, 24 or 32 bits; several channels are averaged. A data chunk of size 0 (where the size of the whole file is wrong,
+    too), or of about 2 or 4 GiB that are not there, was written by a program that streamed and could not come back to fill
+    the size in: it lasts to the end of the file. All else that is not plain, complete PCM raises ValueError. Layout:
+    Multimedia Programming Interface and Data Specifications 1.0 (IBM, Microsoft, 1991). Python's own wave refuses the
+    extensible header before 3.12 and returns a cut-off file without a word.
     """
     remedy = 'convert it: ffmpeg -i old.wav -c:a pcm_s16le new.wav'
     if data[:4] != b'RIFF' or data[8:12] != b'WAVE':
@@ -583,7 +593,9 @@ def read_wav(data):
     present = len(data) - start
     if size > present and size < 0x7FFF0000:
         raise ValueError(f'the WAV file is cut off: {size:,} bytes of sound promised, {present:,} there')
-    n_frames = min(size or present, present) // frame_size
+    if size == 0 and struct.unpack_from('<I', data, 4)[0] != len(data) - 8:
+        size = present
+    n_frames = min(size, present) // frame_size
     if n_frames == 0:
         raise ValueError('the WAV file holds no sound: its data chunk has not one whole frame')
 
@@ -603,9 +615,9 @@ def resample(samples, rate, new_rate):
     """Change the sample rate (Hz, whole numbers) of samples (N,): float32 (round(N * new_rate / rate),).
 
     Band-limited interpolation (J. O. Smith, "Digital Audio Resampling"): each output is the sum of the inputs around
-    its time, weighted by a sinc under a Hann window, 64 zero crossings a side. The sinc is cut at 0.92 of the lower of
-    the two Nyquist frequencies: flat within 1% up to 0.89 of it, below -70 dB from it on, so that nothing audible folds
-    back. Silence is assumed before and after. Peaks may overshoot [-1, 1] a little. Equal rates return samples itself.
+    its time, weighted by a sinc under a Hann window, 64 zero crossings a side. With F
+    the lower of the two Nyquist frequencies, the sinc is cut at 0.92 F: flat within 1% up to 0.89 F, below -70 dB from F on,
+    so that nothing audible folds back. Silence is assumed before and after. Peaks may overshoot [-1, 1] a little. Equal rates return samples itself.
     """
     if min(rate, new_rate) < 1 or max(rate, new_rate) > 1000 * min(rate, new_rate):
         raise ValueError(f'cannot resample from {rate} to {new_rate} Hz: both must be positive, the ratio at most 1000')
@@ -691,7 +703,7 @@ def write_folder(name, folder, suffixes, encode, meta):
 
     def files():
         for file in folder.rglob('*'):
-            if file.suffix.lower() in suffixes and file.is_file():
+            if file.suffix.lower() in suffixes and os.path.isfile(file):  # not file.is_file(), which fails where it may not look
                 place = file.relative_to(folder).as_posix()
                 try:
                     yield hashlib.sha256(os.fsencode(place)).digest(), place, file.read_bytes()

@@ -82,7 +82,7 @@ def decode_notes(tokens):
 
     A note_off ends the oldest sounding note of its pitch and is ignored where there is none. What never ends, ends at
     the last step; a note that ends at the step of its onset lasts one step. Bin b is velocity 1 + 4 b; before the first
-    bin velocity is 61, bin 15, which holds 64. Undoes encode_notes but for its rounding and for what the vocabulary
+    velocity event it is 61 (bin 15). Undoes encode_notes but for its rounding and for what the vocabulary
     cannot say: of notes of one pitch that overlap, the one that starts first ends first. ValueError for other ids.
     """
     notes, sounding, step, velocity = [], defaultdict(deque), 0, 61

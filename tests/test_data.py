@@ -160,6 +160,10 @@ def test_a_name_that_the_console_cannot_show_is_no_reason_to_fail(here):
     (['--nam=a', '--alphabt=text8'], ['did you mean name', 'did you mean alphabet']),
     (['text8', '--input', __file__, '--name=text8'], ['choose one', 'taken']),
     (['--name'], ['--name needs a value']),
+    (['--dataset=text8'], ['--dataset=text8 is not a setting; write text8 alone']),
+    ([''], [' dataset needs a value']),
+    (['--input', __file__, '--name=listops-64'], ['taken']),
+    (['--input', __file__, '--name=STDLIB'], ['taken']),
     (['--input', __file__, '--name=a', '--input', __file__], ['--input is given 2 times']),
 ])
 def test_every_mistake_on_the_command_line_is_named_in_one_message(here, words, named):
@@ -253,6 +257,25 @@ def test_a_reader_that_is_gone_ends_the_program_in_one_sentence(here):
     assert done.returncode == 1 and done.stderr == 'stopped: nobody reads any longer what is printed\n'
 
 
+def test_a_reader_that_is_gone_is_not_taken_for_a_broken_connection_or_archive(text8, here, monkeypatch):
+    def nobody_reads(*words, **_):
+        raise BrokenPipeError(32, 'Broken pipe')
+    monkeypatch.setattr('builtins.print', nobody_reads)
+    with pytest.raises(BrokenPipeError):
+        prepare_data.main(['text8'])
+    (here / 'archive.zip').write_bytes(text8.content)
+    with pytest.raises(BrokenPipeError), prepare_data.opened(here / 'archive.zip'):
+        print()
+
+
+def test_an_archive_that_cannot_be_read_is_named_in_one_sentence(text8, here, monkeypatch):
+    path = here / 'data/text8/text8.zip'
+    path.mkdir(parents=True)  # a folder: which cannot be read even by the root user
+    monkeypatch.setitem(prepare_data.TEXT8, 'size', path.stat().st_size)
+    with pytest.raises(SystemExit, match='could not read data/text8/text8.zip: '):
+        prepare_data.main(['text8'])
+
+
 def test_offline_says_what_to_fetch_and_where_to_put_it(text8, here, monkeypatch):
     url = 'http://127.0.0.1:9/text8.zip'  # nobody listens there
     monkeypatch.setitem(prepare_data.TEXT8, 'url', url)
@@ -293,6 +316,8 @@ def test_of_the_library_the_hash_of_the_names_holds_files_out_wherever_python_li
     for name in (*names, *(f'{folder}/a.py' for folder in ('test', 'b/tests', 'c/idle_test', 'site-packages', 'dist-packages', '__pycache__'))):
         (library / name).parent.mkdir(parents=True, exist_ok=True)
         (library / name).write_bytes(f'# {name} '.encode() + b'caf\xe9\n')  # not UTF-8: no reason to fail
+    (library / 'folder.py').mkdir()
+    (library / 'sitecustomize.py').symlink_to(here / 'nothing')
     monkeypatch.setattr(prepare_data.sysconfig, 'get_path', lambda name: str(library))
     prepare_data.main([])
     meta, splits = read_back('stdlib')
