@@ -126,7 +126,8 @@ def read_settings(cls, description, argv=None, positional=None):
     problems = []
     for word in unknown:
         name, _, value = word.lstrip('-').partition('=')
-        problems.append(f'{word} is not a setting' + (f'; write {value or "its name"} alone' if name == positional else near_miss(name, types)))
+        hint = f'; write {value or "its name"} alone' if name == positional else near_miss(name, types)
+        problems.append(f'{word} is not a setting{hint}')
     said = [word.split('=')[0] for word in (sys.argv[1:] if argv is None else argv)]
     problems += [f'--{name} is given {said.count(f"--{name}")} times: give it once' for name in types if said.count(f'--{name}') > 1]
     values = {}
@@ -615,9 +616,10 @@ def resample(samples, rate, new_rate):
     """Change the sample rate (Hz, whole numbers) of samples (N,): float32 (round(N * new_rate / rate),).
 
     Band-limited interpolation (J. O. Smith, "Digital Audio Resampling"): each output is the sum of the inputs around
-    its time, weighted by a sinc under a Hann window, 64 zero crossings a side. With F
-    the lower of the two Nyquist frequencies, the sinc is cut at 0.92 F: flat within 1% up to 0.89 F, below -70 dB from F on,
-    so that nothing audible folds back. Silence is assumed before and after. Peaks may overshoot [-1, 1] a little. Equal rates return samples itself.
+    its time, weighted by a sinc under a Hann window, 64 zero crossings a side. With F the lower of
+    the two Nyquist frequencies, the sinc is cut at 0.92 F: flat within 1% up to 0.89 F, below -70 dB from F on, so that
+    nothing audible folds back. Silence is assumed before and after. Peaks may overshoot [-1, 1] a little. Equal rates
+    return samples itself.
     """
     if min(rate, new_rate) < 1 or max(rate, new_rate) > 1000 * min(rate, new_rate):
         raise ValueError(f'cannot resample from {rate} to {new_rate} Hz: both must be positive, the ratio at most 1000')
