@@ -112,15 +112,15 @@ def read_settings(cls, description, argv=None, positional=None):
     """
     if hasattr(sys.stdout, 'reconfigure'):
         sys.stdout.reconfigure(errors='replace')  # a name that the console cannot show is no reason to fail
-    comments = dict(re.findall(r'^    (\w+): .*?  # (.*)$', inspect.getsource(cls), re.M))
+    comments = dict(re.findall(r'^    (\w+): .*? # (.*)$', inspect.getsource(cls), re.M))
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False, usage='%(prog)s [--key=value ...]')
     for field in fields(cls):
-        default = '' if field.default in (None, '') else f' [{field.default}]'
+        default = '' if field.default in (None, '') else f' [{"off" if field.default is False else field.default}]'
         # Everything is let through as text, also a missing value: argparse would stop at the first mistake.
         parser.add_argument(field.name if field.name == positional else f'--{field.name}', default=argparse.SUPPRESS,
                             nargs='*' if field.type is list else '?', metavar=field.name.upper(),
-                            help=(comments[field.name] + default).replace('%', '%%'))
+                            help=(comments.get(field.name, '') + default).replace('%', '%%'))
     given, unknown = parser.parse_known_args(argv)
     types = {field.name: field.type for field in fields(cls)}
     problems = []

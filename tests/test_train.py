@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -245,7 +245,18 @@ def test_help_explains_every_setting_by_the_comment_in_the_source(script, capsys
     assert {name for name, _ in comments} >= {field.name for field in fields(script.Settings)}
     for field in fields(script.Settings):
         last = dict(comments)[field.name].split()[-1]
-        assert f'--{field.name} [' in text and last + (f' [{field.default}]' if field.default not in (None, '') else '') in text
+        default = 'off' if field.default is False else field.default
+        assert f'--{field.name} [' in text and last + (f' [{default}]' if default not in (None, '') else '') in text
+
+
+def test_a_setting_of_ones_own_works_before_it_has_a_comment(capsys):
+    @dataclass
+    class Mine(train.Settings):
+        mine: float = 0.5
+    assert prepare_data.read_settings(Mine, '', ['--mine=2']).mine == 2
+    with pytest.raises(SystemExit):
+        prepare_data.read_settings(Mine, '', ['--help'])
+    assert '--mine [MINE] [0.5]' in ' '.join(capsys.readouterr().out.split())
 
 
 def test_help_answers_without_importing_torch(here):
