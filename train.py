@@ -39,7 +39,7 @@ class Settings:
     dataset: str = 'stdlib'  # a folder under data/, made by prepare_data.py
     wavelet: str = 'on'  # on: the paper's causal Haar averages between the blocks; learnable, ema, past: variants; off: plain GPT
     wavelet_fraction: float = 0.5  # of the embedding coordinates, averaged
-    wavelet_min_level: int = 1  # the shortest average is over 2^1 steps (of past: half as many, before the present one)
+    wavelet_min_level: int = 1  # the shortest average is over 2^this steps (of past: half as many, before the present one)
     wavelet_max_level: int = None  # the longest is over 2^this steps (past: half); as long as fits if left open
     size: str = 'laptop'  # laptop or paper: sets each of the following that is left open (laptop / paper)
     n_layer: int = None  # decoder blocks (4 / 10)
@@ -58,7 +58,7 @@ class Settings:
     grad_clip: float = 1.0  # the largest norm of the gradient of all parameters; a longer one is scaled down to it
     seed: int = 1337  # of the weights and of the order of the data
     run: str = ''  # where it goes, out/<run>/; <dataset>-<wavelet> if left open, numbered when that is taken
-    resume: bool = False  # go on with --run, or the newest of that default name; may change: eval_*, device, compile
+    resume: bool = False  # go on with --run, or the newest <dataset>-<wavelet>; may change: eval_*, device, compile
     compare: bool = False  # no training; compare finished runs alike in dataset, size, block_size, batch_size, max_steps, eval_windows
     device: str = 'auto'  # auto: cuda, then mps, then cpu; or one of them
     dtype: str = 'auto'  # auto: bfloat16 or float16 where the GPU is fast at it, else float32; or one of them
@@ -95,7 +95,7 @@ class Settings:
                 yield f'--{name}={getattr(self, name)} must be at least {least} and at most 10^9'
         for name in 'learning_rate', 'grad_clip':
             if not 0 < getattr(self, name) < math.inf:
-                yield f'--{name}={getattr(self, name)} must be more than 0'
+                yield f'--{name}={getattr(self, name)} must be more than 0 and finite'
         if self.compare and (self.run or self.resume):
             yield '--compare looks at all finished runs and trains nothing: leave out --run and --resume'
         elif self.run and not re.fullmatch(FOLDER_NAME, self.run):
@@ -229,7 +229,7 @@ def windows(data, starts, T, device):
     Of labelled data, the examples number starts (B,), each from its first token on, and -1 for all that follows but the
     label. Shorter ones are padded (with token 0) from the label on, where causality hides it from every position that
     counts, so that nothing needs a mask: before the first token there is nothing to attend to, and the averages take
-    zeros there, at any length alike. Padding on the left both would read as content.
+    zeros there, at any length alike. Padding on the left, both would read.
     """
     tokens, ends, labelled = data
     if tokens.is_cuda:
@@ -436,6 +436,7 @@ def train(settings, noted=()):
     mine = slice(RANK * B // WORLD, (RANK + 1) * B // WORLD)  # of every batch, which all processes draw alike
     some = windows(val_data, torch.zeros(B).long()[mine], T, device)  # any batch, to try torch.compile on
     stepped = compile_or_not(model, some, autocast) if compiled else model
+    compiled = stepped is not model
     if WORLD > 1:
         stepped = torch.nn.parallel.DistributedDataParallel(stepped)  # averages the gradients
     step, rows, total, best_loss, seconds = 0, [], 0.0, math.inf, 0.0
@@ -525,8 +526,10 @@ def train(settings, noted=()):
     draw_loss(folder, rows, meta['vocab_size'])
     if config.wavelet == 'learnable':
         draw_kernels(folder, model)
-    result = dict(settings=asdict(settings), parameters=parameters, machine=f'{device.type}, {dtype}, torch {torch.__version__}',
-                  val_checksum=meta['checksums']['val'], mixed=mixed, accuracy=accuracy,
+    machine = (torch.cuda.get_device_name() if device.type == 'cuda' else device.type, dtype, f'torch {torch.__version__}',
+               *['compiled'] * compiled, *[f'{WORLD} processes'] * (WORLD > 1))
+    result = dict(settings=asdict(settings), parameters=parameters, machine=', '.join(map(str, machine)),
+                  checksums=meta['checksums'], mixed=mixed, accuracy=accuracy,
                   loss_by_position=loss_by_position(model, val_data, settings, device, autocast))
     write_aside(folder / 'result.json', json.dumps(result, indent=1).encode())  # last: who has it is finished
     return model, meta, folder, rows
@@ -600,7 +603,7 @@ def draw_kernels(folder, model):
             kernels = average.kernels[level][:, 0].detach().cpu() * f  # (n, f); 1 is Haar
             panel.plot(ages, kernels.T, color=f'C{place}', linewidth=0.4, alpha=0.4)
             panel.plot(ages, kernels.mean(0), color=f'C{place}', linewidth=2, label=f'before block {place + 2}: mean')
-        ticks = [0, *(2 ** n for n in range(level + 1))]
+        ticks = [0, *(2 ** n for n in range(f.bit_length() - 1))]
         panel.set(title=f'window of {f} steps', xlabel='steps ago')
         panel.set_xscale('symlog', base=2, linthresh=1)  # wide where most is learned, at the last few steps
         panel.set_xticks(ticks, ticks, fontsize=10)
@@ -645,7 +648,7 @@ def finished_runs(settings):
             result['loss_by_position'] = {int(n): float(nats) for n, nats in result['loss_by_position']}
             result['parameters'] = int(result['parameters'])
             result['accuracy'] = {split: float(share) for split, share in result['accuracy'].items()}
-            contents, name, seed = str(result['val_checksum']), label(its, settings), int(its.seed)
+            contents, name, seed = str(result['checksums']), label(its, settings), int(its.seed)
             found.setdefault(contents, {}).setdefault(name, {})[seed] = result
             newest = contents
         except FileNotFoundError:
@@ -714,9 +717,9 @@ def draw_comparison(settings, curves, plain):
         if name in ('off', 'on', next(iter(curves))):
             right.plot(curve['position'], curve['by_position'], marker='o', label=name, **style)
     if plain and 'on' in curves:
-        step, target = reached(curves['on'], plain['loss'][-1])[0], plain['loss'][-1]
-        if step:
-            first = reached(plain, target)[0]
+        target = plain['loss'][-1]
+        first, step = (reached(curve, target)[0] for curve in (plain, curves['on']))
+        if step and step < first:
             left.plot([step, first], [target, target], 'o:', color='C0')
             title += f"\non has plain's final loss after {ratio(first, step)} times fewer steps"
     left.set(title=title, xlabel='step', ylabel='validation loss (nats a token)', xscale='log', yscale='log')
@@ -772,7 +775,7 @@ def compare(settings):
         if plain:
             (first, first_time), (step, its_time) = (reached(c, plain['loss'][-1]) for c in (plain, curve))
             if step is None:
-                line += f'{"never":26}  {"":6} {"":6}'
+                line += f'{"never":25}  {"":6} {"":6}'
             else:
                 line += f'{step:>7,.0f} steps, {its_time:>7,.0f} s {ratio(first, step):>8} {ratio(first_time, its_time):>6}'
             line += f' {curve["parameters"] - plain["parameters"]:>+11,}'
@@ -781,7 +784,9 @@ def compare(settings):
             line += f'  {np.mean(curve["accuracy"]):.1%} right ({min(curve["accuracy"]):.1%}-{max(curve["accuracy"]):.1%})'
         print(line.rstrip())
     if not plain:
-        print('there is no plain run to compare with: the same command with --wavelet=off makes one')
+        others = any(name.startswith('off, ') for name in curves)
+        print('there is no plain run to compare with: train one with --wavelet=off'
+              + ', or give --compare the options that stand behind "off" above' * others)
     draw_comparison(settings, curves, plain)
     print(f'the curves: out/{settings.dataset}.png')
     draw_highest_level(settings, curves)

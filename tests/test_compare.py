@@ -12,6 +12,7 @@ import torch
 
 import prepare_data
 import train
+from wavelet_gpt import GPT, GPTConfig
 
 STEPS = dict(max_steps=300, eval_interval=100)
 
@@ -23,8 +24,8 @@ def finished(run, losses, seconds=None, parameters=1000, checksum='a', steps=(0,
     rows = zip(steps, losses, seconds or steps, strict=True)
     log = ['step,train_loss,val_loss,tokens_per_s,seconds'] + [f'{step},9,{loss},100,{time}' for step, loss, time in rows]
     (folder / 'log.csv').write_text('\n'.join(log) + '\n')
-    result = dict(settings=asdict(train.Settings(**STEPS | settings)), parameters=parameters, val_checksum=checksum, accuracy=accuracy or {},
-                  loss_by_position=[[1, 3.0], [2, 2.5], [256, 2.0]], machine=machine)
+    result = dict(settings=asdict(train.Settings(**STEPS | settings)), parameters=parameters, accuracy=accuracy or {},
+                  checksums=dict(train=checksum, val='v'), loss_by_position=[[1, 3.0], [2, 2.5], [256, 2.0]], machine=machine)
     (folder / 'result.json').write_text(json.dumps(result))
 
 
@@ -47,7 +48,9 @@ def test_a_loss_that_is_never_reached_is_said_to_be_never_reached(here, capsys):
     assert train.crossing([0, 100, 200], [5.0, 3.0, 2.0], 1.9) is None
     finished('off', [5, 4, 3, 2], wavelet='off')
     finished('on', [5, 4.5, 4, 3.5])
-    assert table(capsys)[0]['on'] == ['1', '3.500', '3.500', 'never', '+0', '1.00']
+    rows, said = table(capsys)
+    assert rows['on'] == ['1', '3.500', '3.500', 'never', '+0', '1.00']
+    assert len({len(line) for line in said.splitlines() if re.match(r'(on|off)\b', line)}) == 1  # so the columns stand in line
 
 
 def test_the_table_has_the_numbers_that_pencil_and_paper_give(here, capsys):
@@ -195,6 +198,19 @@ def test_the_picture_marks_where_on_has_the_final_loss_of_plain_and_says_how_muc
     assert mark.get_xydata().tolist() == [[150, 2], [300, 2]]
 
 
+def test_the_picture_claims_no_saving_where_plain_was_sooner(here, capsys, drawn):
+    finished('off', [5, 2, 2.5, 3], wavelet='off')
+    finished('on', [5, 4, 3.1, 2.9])
+    table(capsys)
+    assert 'fewer' not in drawn[0].axes[0].get_title()
+
+
+def test_the_picture_of_the_learned_kernels_has_ticks_all_over_their_windows(here, drawn):
+    config = GPTConfig(block_size=32, n_layer=2, n_embd=16, wavelet='learnable', wavelet_min_level=4)
+    train.draw_kernels(here, GPT(config))
+    assert [list(panel.get_xticks()) for panel in drawn[0].axes[:2]] == [[0, 1, 2, 4, 8], [0, 1, 2, 4, 8, 16]]
+
+
 def test_without_matplotlib_a_picture_is_one_sentence_that_says_how_to_get_it(here, monkeypatch):
     finished('on', [5, 3, 1, 1.5])
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
@@ -213,7 +229,10 @@ def test_runs_on_other_contents_of_the_same_name_are_left_out(here, capsys):
 def test_without_a_plain_run_the_table_says_how_to_make_one(here, capsys):
     finished('on', [5, 3, 2, 1])
     rows, said = table(capsys)
-    assert rows['on'] == ['1', '1.000', '1.000'] and '--wavelet=off' in said
+    assert rows['on'] == ['1', '1.000', '1.000'] and 'train one with --wavelet=off\n' in said
+    finished('off', [5, 4, 3, 2], wavelet='off', n_layer=2)
+    assert 'or give --compare the options that stand behind "off" above' in table(capsys)[1]
+    assert 'no plain run' not in table(capsys, n_layer=2)[1]
 
 
 def test_comparing_nothing_is_one_sentence(here):
