@@ -373,6 +373,10 @@ def main(settings):
                 print(f'\r{n} of {count} tokens, {left:.0f} s left ', end='', file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         print(f'\nstopped after {n} tokens', file=sys.stderr)
+    except BrokenPipeError:
+        if path:
+            print(f'{path} is not written: the reader of the text left before its end', file=sys.stderr)
+        raise
     print()
     print(f'{n / (time.perf_counter() - begin):,.0f} tokens/s', file=sys.stderr)
     if path:
@@ -381,7 +385,7 @@ def main(settings):
         except (OSError, ValueError) as error:  # no space; music of more than a day
             raise SystemExit(f'could not write {path} and its picture: {getattr(error, "strerror", error)}')
         except ImportError as error:
-            raise SystemExit(f'could not write {path} and its picture: {error}: pip install -r requirements.txt')
+            raise SystemExit(f'{path} is written, and its picture is not: {error}: pip install -r requirements.txt')
         print(f'written to {path}', file=sys.stderr)
 
 

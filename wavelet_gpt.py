@@ -79,11 +79,11 @@ def causal_haar(x, kernel_size, shifts=None):
         x_n(t, i) = 1/f(i) * sum of x(m, i) for m = t - f(i) + 1 .. t
         x_n[:, t, i] = x[:, max(0, t - f + 1):t + 1, i].sum(1) / f
 
-    That is the Haar approximation coefficient of level log2 f(i) over sqrt f(i), taken at every t and from the past only.
+    That is the Haar approximation coefficient of level log2 f(i), divided by sqrt f(i), at every t and from the past only.
 
     x            (B, T, C) floating point, any T; sums in float32 at least, returned in the dtype of x
     kernel_size  (C,) integers, positive powers of two in any order, on the device of x
-    shifts       haar_shifts(kernel_size.tolist()) for an ascending kernel_size, which is then not read back from a GPU, nor checked
+    shifts       if given, haar_shifts(kernel_size.tolist()) of an ascending kernel_size, which is then neither read nor checked
     returns      (B, T, C)
     Raises ValueError for other shapes, other numbers, or an x that is not floating point.
     """
@@ -123,8 +123,8 @@ class _ShiftedAdds(torch.autograd.Function):
     A sum over 2s steps is two sums over s steps, s apart: a(t) <- a(t) + a(t - s) for s = 1, 2, 4 ..., each step for
     those coordinates only whose window is longer than s ("algorithme a trous"); the first s steps stay, since zeros come
     before them. Only additions of values in the window ever reach an output, so causality and locality hold to the last
-    bit; a difference of cumulative sums or an FFT computes the same means with a round-off that other time steps can be
-    read from.
+    bit; a difference of cumulative sums or an FFT computes the same means with a round-off that depends on other time
+    steps.
     """
     generate_vmap_rule = True  # torch.vmap may derive the batched form from what follows
 
@@ -348,8 +348,8 @@ class GPT(nn.Module):
 
         With memory and begin > 0, x (B, 1, C) is the newest step alone. Its average is a weighted sum of all steps so far,
         in a tenth of the time that causal_haar takes for all of them. The weights are found at begin = 0: what the
-        average makes of a single 1 (its impulse response). So this holds for any linear filter that treats all steps
-        alike and each coordinate by itself. With another one written below, generate with use_cache=False.
+        average makes of a single 1 (its impulse response). So this holds only for a linear filter that treats all
+        steps alike and each coordinate by itself; with any other written below, generate with use_cache=False.
         """
         if memory is not None:
             past = remember(memory['x'], x, begin, dim=1)  # (B, begin + T, C)
@@ -429,7 +429,7 @@ class GPT(nn.Module):
             if temperature == 0:
                 token = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
             else:
-                logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature  # the largest is 0: nothing overflows
+                logits = (logits - logits.amax(dim=-1, keepdim=True)) / max(temperature, 1e-30)  # the largest is 0: no overflow
                 token = torch.multinomial(F.softmax(logits, dim=-1), 1)  # (B, 1)
             yield token
             begin = window.size(1) if use_cache else 0  # the cache holds all of the window; only the new token is new
@@ -449,9 +449,11 @@ def dependence(mixer, T=16, C=1):
 
     mixer: any function or module from x (1, T, C) to the same shape. Above the diagonal, in row t, stands its future.
     These are slopes at one random x; only of a linear mixer are they the same everywhere. ValueError where the mixer
-    changes the shape, or has no slope at all.
+    makes no tensor of that shape, or has no slope at all.
     """
     x = torch.randn(1, T, C, generator=torch.Generator().manual_seed(0))
+    if not torch.is_tensor(made := mixer(x.clone())):
+        raise ValueError(f'the mixer must return one tensor, and it returns {type(made).__name__}')
     slopes = torch.autograd.functional.jacobian(lambda x: mixer(x.clone()), x)  # (1, T, C) of out, (1, T, C) of x
     if slopes.shape != 2 * x.shape:
         raise ValueError(f'the mixer makes {tuple(slopes.shape[:-3])} of x {tuple(x.shape)}: it must keep the shape')
@@ -525,6 +527,7 @@ def draw_impulse_and_step():
 def draw_line_of_text(line='with the words "DRINK ME," beautifully printed on it'):
     """The capitals of a line of Alice in Wonderland: longer windows are smoother, and later by (f - 1)/2 steps."""
     figure, [[axes]], colour = slide('Where are the capitals? One line of text at five resolutions')
+    # The line must have capitals, the last of them 15 letters before its end: else windows are cut off, and come too early.
     t, sizes = torch.arange(len(line)) + 0.5, torch.tensor([1, 2, 4, 8, 16])
     signal = torch.tensor([float(letter.isupper()) for letter in line])  # (T,)
     means = causal_haar(signal[None, :, None].expand(1, -1, 5), sizes)[0].T  # (5, T)
@@ -542,7 +545,7 @@ def draw_line_of_text(line='with the words "DRINK ME," beautifully printed on it
 
 def draw_wiring(T=16, f=8, t=11):
     """The adds at shifts 1, 2, 4 gather the last 8 steps with 3 adds instead of 7, and no wire leads from the future."""
-    levels = haar_shifts([f])
+    levels = haar_shifts([f])  # f: a power of two, at least 2
     figure, [[axes]], colour = slide(f'{len(levels)} shifted adds make the mean of {f} steps: what output {t} is made of')
     for row, (shift, _) in enumerate(levels):
         for s in range(T):
@@ -560,7 +563,7 @@ def draw_wiring(T=16, f=8, t=11):
 
 def draw_dependence(mixers=None, T=16, C=1):
     """Which input moves which output: causal_haar reads nothing of the future, and each of these other ways does."""
-    mixers = mixers or {'causal_haar': lambda x: causal_haar(x, torch.tensor([4])), **cheats(T)}
+    mixers = mixers or {'causal_haar': lambda x: causal_haar(x, torch.full((C,), 4)), **cheats(T)}
     columns = min(3, len(mixers))
     title = 'Which inputs s (across) move output t (down)?  Red: it reads the future'
     figure, panels, _ = slide(title, -(-len(mixers) // columns), columns)

@@ -206,7 +206,7 @@ def test_the_looking_ahead_transform_is_pywavelets_and_the_blocks_are_its_dwt():
 
 
 @pytest.mark.parametrize('mixer, named', [(lambda x: x[:, ::2], r'\(1, 8, 1\)'), (lambda x: x.detach(), 'detach'),
-                                          (lambda x: x * float('nan'), 'finite')])
+                                          (lambda x: x * float('nan'), 'finite'), (lambda x: None, 'it returns NoneType')])
 def test_a_mixer_that_would_only_seem_causal_is_refused(mixer, named):
     with pytest.raises(ValueError, match=named):
         dependence(mixer)

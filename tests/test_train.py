@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import math
 import os
 import re
@@ -308,6 +309,19 @@ def test_sample_py_takes_the_newest_run_and_names_every_mistake(tiny, capsys):
     with pytest.raises(SystemExit) as wrong:
         prepare_data.read_settings(sample.Settings, '', ['--run=nothing', '--top_k=0', '--temperature=-1'])
     assert all(word in str(wrong.value) for word in ('out/nothing', 'tiny-on', '--top_k=0', '--temperature=-1'))
+
+
+def test_where_the_reader_of_the_text_leaves_the_file_is_said_not_to_be_written(tiny, capsys, monkeypatch):
+    train.train(train.Settings(**SMALL))
+
+    class Gone(io.StringIO):
+        def write(self, text):
+            if text:
+                raise BrokenPipeError(32, 'Broken pipe')
+    monkeypatch.setattr(sys, 'stdout', Gone())
+    with pytest.raises(BrokenPipeError):
+        sample.main(sample.Settings(num_tokens=20, out='out.txt'))
+    assert 'out.txt is not written' in capsys.readouterr().err and not Path('out.txt').exists()
 
 
 def test_the_newest_run_is_the_one_that_is_sampled(here):
