@@ -161,6 +161,7 @@ def table_rows(text):
     ('A longer run', dict(max_steps=3000)), ('Longer still', dict(max_steps=10000)), ('Music', dict(dataset='midi')),
     ('A longer context', dict(max_steps=3000, block_size=512, batch_size=8)),
     ('A longer context on other data', dict(dataset='english', max_steps=1500, block_size=512, batch_size=8)),
+    ('A longer context on other data', dict(dataset='wav', max_steps=1500, block_size=512, batch_size=8)),
     ('A longer context on other data', dict(dataset='midi', block_size=512, batch_size=8)),
     ('Beyond the paper', dict(dataset='english', max_steps=1500)), ('Beyond the paper', dict(dataset='wav', max_steps=1500))])
 def test_a_table_of_the_results_says_what_compare_says_of_the_logs(compared, heading, settings):
