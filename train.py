@@ -436,7 +436,7 @@ def train(settings, noted=()):
     mine = slice(RANK * B // WORLD, (RANK + 1) * B // WORLD)  # of every batch, which all processes draw alike
     some = windows(val_data, torch.zeros(B).long()[mine], T, device)  # any batch, to try torch.compile on
     stepped = compile_or_not(model, some, autocast) if compiled else model
-    compiled = stepped is not model
+    compiled = stepped is not model  # it may not work on this machine
     if WORLD > 1:
         stepped = torch.nn.parallel.DistributedDataParallel(stepped)  # averages the gradients
     step, rows, total, best_loss, seconds = 0, [], 0.0, math.inf, 0.0
@@ -526,9 +526,10 @@ def train(settings, noted=()):
     draw_loss(folder, rows, meta['vocab_size'])
     if config.wavelet == 'learnable':
         draw_kernels(folder, model)
-    machine = (torch.cuda.get_device_name() if device.type == 'cuda' else device.type, dtype, f'torch {torch.__version__}',
-               *['compiled'] * compiled, *[f'{WORLD} processes'] * (WORLD > 1))
-    result = dict(settings=asdict(settings), parameters=parameters, machine=', '.join(map(str, machine)),
+    machine = torch.cuda.get_device_name() if device.type == 'cuda' else device.type
+    machine += f', {dtype}, torch {torch.__version__}' + (', compiled' if compiled else '')
+    machine += f', {WORLD} processes' if WORLD > 1 else ''
+    result = dict(settings=asdict(settings), parameters=parameters, machine=machine,
                   checksums=meta['checksums'], mixed=mixed, accuracy=accuracy,
                   loss_by_position=loss_by_position(model, val_data, settings, device, autocast))
     write_aside(folder / 'result.json', json.dumps(result, indent=1).encode())  # last: who has it is finished
@@ -786,7 +787,7 @@ def compare(settings):
     if not plain:
         others = any(name.startswith('off, ') for name in curves)
         print('there is no plain run to compare with: train one with --wavelet=off'
-              + ', or give --compare the options that stand behind "off" above' * others)
+              + (', or give --compare the options that stand behind "off" above' if others else ''))
     draw_comparison(settings, curves, plain)
     print(f'the curves: out/{settings.dataset}.png')
     draw_highest_level(settings, curves)

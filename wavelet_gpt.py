@@ -429,7 +429,8 @@ class GPT(nn.Module):
             if temperature == 0:
                 token = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
             else:
-                logits = (logits - logits.amax(dim=-1, keepdim=True)) / max(temperature, 1e-30)  # the largest is 0: no overflow
+                # The largest becomes 0, so nothing overflows. A temperature below 1e-45 is 0 in float32: 0/0.
+                logits = (logits - logits.amax(dim=-1, keepdim=True)) / max(temperature, 1e-30)
                 token = torch.multinomial(F.softmax(logits, dim=-1), 1)  # (B, 1)
             yield token
             begin = window.size(1) if use_cache else 0  # the cache holds all of the window; only the new token is new
