@@ -40,7 +40,7 @@ class Settings:
     wavelet: str = 'on'  # on: the paper's causal Haar averages between the blocks; learnable, ema, past: variants; off: plain GPT
     wavelet_fraction: float = 0.5  # of the embedding coordinates, averaged
     wavelet_min_level: int = 1  # the shortest average is over 2^this steps (of past: half as many, before the present one)
-    wavelet_max_level: int = None  # the longest is over 2^this steps (past: half); as long as fits if left open
+    wavelet_max_level: int = None  # the longest is over 2^this steps (past: half); as long as T and f(i) allow if left open
     size: str = 'laptop'  # laptop or paper: sets each of the following that is left open (laptop / paper)
     n_layer: int = None  # decoder blocks (4 / 10)
     n_head: int = None  # attention heads (4 / 8)

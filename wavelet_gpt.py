@@ -177,7 +177,7 @@ def causal_ema(x, alpha):
 def causal_past(x, kernel_size, shifts=None):
     """Average coordinate i of x over the f(i)/2 steps before the present one; f(i) = 1 leaves it alone.
 
-    Beyond the paper, whose averages hold the present step too: kernels that may learn give it little weight.
+    Beyond the paper, whose averages hold the present step too: kernels that may learn give it less weight than Haar does.
     x (B, T, C), kernel_size (C,) and shifts = haar_shifts(its halves, at least 1) -> (B, T, C).
     """
     means = causal_haar(x, (kernel_size // 2).clamp(min=1), shifts)

@@ -19,7 +19,7 @@ from prepare_data import decode_text, encode_text, text8_alphabet
 
 
 def read_back(name):
-    folder = prepare_data.Path('data') / name
+    folder = Path('data') / name
     meta = json.loads((folder / 'meta.json').read_text())
     dtype = np.uint8 if meta['vocab_size'] <= 256 else np.uint16
     return meta, {split: np.fromfile(folder / f'{split}.bin', dtype) for split in meta['splits']}
