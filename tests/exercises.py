@@ -35,7 +35,7 @@ def level_2_by_hand():
 def kernel_sizes_by_hand():
     """Predict f(i) for the coordinates i = 0, 63, 64, 71, 72 and 127 of a model with C = 128 and T = 512.
 
-    Hint: 64 coordinates are left alone, 9 levels share the other 64, as evenly as they can. The staircase shows it.
+    Hint: 64 coordinates are left alone, 9 levels share the other 64, as evenly as they can; what is left over is level 1's.
     returns  a list of 6 numbers
     """
     raise NotImplementedError(OPEN)
@@ -62,7 +62,8 @@ def average(x, f):
     """The mean of the last f steps, with zeros before the first step: what causal_haar does to one coordinate.
 
     x (B, T, C), f a power of two, f <= T -> (B, T, C). A sum of f terms is enough. Hint: F.pad(x, (0, 0, s, -s)) is x
-    moved s steps later. What does x.roll(s, dims=1) do at the first steps? What if the zeros stood at the other end?
+    moved s <= T steps later. What does x.roll(s, dims=1) do at the first steps? What if the zeros stood at the other end?
+    Exactly: not one bit comes from outside the window, so no FFT and no difference of running sums.
     """
     raise NotImplementedError(OPEN)
 
@@ -81,7 +82,7 @@ def newest_average(past, x, f):
     """Generation makes one token at a time: the average at the newest step alone, from what is remembered.
 
     past (B, n, C) all the steps before, n may be 0; x (B, 1, C) the newest; f -> (B, 1, C). It must be what the average
-    over all n + 1 steps gives for the last. Hint: GPT.average does it for many f at once, with weights.
+    over all n + 1 steps gives for the last; f may be longer. Hint: GPT.average does it for many f at once, with weights.
     """
     raise NotImplementedError(OPEN)
 
@@ -98,8 +99,8 @@ def learnable_average(x, kernel):
     """Let training choose the weights: every coordinate has its own, for its last K steps, and none for the future.
 
     x (B, T, C), kernel (C, K), the newest step last -> (B, T, C): y(t, i) = sum of kernel[i, K - 1 - j] x(t - j, i) over
-    j = 0 .. K - 1. With kernel = 1/K everywhere it is the average over K steps. Hint: F.conv1d with groups=C wants
-    (B, C, T), and it does not turn the kernel around. Where do the K - 1 zeros go?
+    j = 0 .. K - 1; K may be 1, or more than T. With kernel = 1/K everywhere it is the average over K steps. Hint: F.conv1d
+    with groups=C wants (B, C, T), and it does not turn the kernel around. Where do the K - 1 zeros go?
     """
     raise NotImplementedError(OPEN)
 
@@ -107,15 +108,16 @@ def learnable_average(x, kernel):
 def reads_the_future(mixer, T, C):
     """The test that every such model needs: does any output depend on a later input?
 
-    mixer: a function from x (1, T, C) to (1, T, C), linear or not -> True or False. Hint: change the future, compare the
-    past, and ask where a cheat could hide: at which step, in which coordinate, how small?
+    mixer: a function from x (1, T, C), float32 and of just this T, to (1, T, C), linear or not -> True or False. Hint:
+    change the future, compare the past, and ask where a cheat could hide: at which step, in which coordinate, how small?
     """
     raise NotImplementedError(OPEN)
 
 
 def my_filter(x):
-    """A filter of your own: x (B, T, C) -> (B, T, C), any B and C, T >= 8, causal, with a memory of at least one step.
+    """A filter of your own: x (B, T, C) -> (B, T, C), any B, T and C, causal, with a memory of at least one step.
 
+    Generation begins with T = 1: F.pad(x, (0, 0, s, 0))[:, :T] is x moved s steps later, for any s.
     What may help to predict the next character: a difference, a fading memory, a longer window for some coordinates?
     Then look at it: python tests/exercises.py. And train with it, in a copy of the repository (the comparison would take
     your run for another one of wavelet=on): paste it into wavelet_gpt.py, and let GPT.average end with
