@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import json
 import math
 import os
 import re
@@ -153,13 +154,15 @@ def test_the_order_of_the_batches_depends_on_the_seed_alone(tiny, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('dtype, compiled', [('float32', False), ('float16', False), ('bfloat16', True)])
 def test_training_on_a_gpu_learns_what_training_on_the_cpu_learns(tiny, dtype, compiled):
-    on_cpu, on_gpu = ([row['val_loss'] for row in train.train(train.Settings(**SMALL | changes))[3]]
-                      for changes in ({}, dict(device='cuda', dtype=dtype, compile=compiled)))
-    assert on_gpu == pytest.approx(on_cpu, abs=0.02)
+    (*_, on_cpu), (*_, folder, on_gpu) = (train.train(train.Settings(**SMALL | changes))
+                                          for changes in ({}, dict(device='cuda', dtype=dtype, compile=compiled)))
+    assert [row['val_loss'] for row in on_gpu] == pytest.approx([row['val_loss'] for row in on_cpu], abs=0.02)
+    assert ('compiled' in json.loads((folder / 'result.json').read_text())['machine']) == compiled  # it may go on without
 
 
-@pytest.mark.parametrize('capability, dtype', [((9, 0), 'bfloat16'), ((8, 0), 'bfloat16'), ((7, 5), 'float16')])
-def test_a_gpu_that_is_fast_at_bfloat16_gets_it_and_an_older_one_float16(monkeypatch, capability, dtype):
+@pytest.mark.parametrize('capability, dtype', [((9, 0), 'bfloat16'), ((8, 0), 'bfloat16'), ((7, 5), 'float16'),
+                                               ((6, 1), 'float32')])
+def test_a_gpu_gets_the_shortest_float_that_it_is_fast_at(monkeypatch, capability, dtype):
     for name, answer in dict(is_available=True, device_count=1, set_device=None, get_device_capability=capability,
                              get_device_name='a GPU').items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
