@@ -132,7 +132,7 @@ def benchmark_operation(shape, dtype, rounds, goal):
             compiled(x)
             functions['causal_haar, compiled'] = forward_backward(compiled, x)
         except Exception as error:  # no C compiler, an old GPU
-            print(f'torch.compile does not work here ({(str(error) or repr(error)).splitlines()[0][:100]})')
+            print(f'torch.compile does not work here: {error!r:.100}')
     exact = causal_haar(x, kernel_size)
     if dtype == torch.float32:
         for name, function in alternatives(kernel_size, shape[1]).items():
