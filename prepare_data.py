@@ -154,6 +154,18 @@ def read_settings(cls, description, argv=None, positional=None):
 # Files: nothing half-written is ever taken for the whole
 
 
+def rename(aside, path):
+    """os.replace, which Windows refuses while another program (Excel, a virus scanner) has path open: then wait for it."""
+    for attempt in range(100):
+        try:
+            return os.replace(aside, path)
+        except PermissionError:
+            if attempt == 3:
+                print(f'another program seems to have {path} open: close it there; waiting for half a minute', file=sys.stderr)
+            time.sleep(0.3)
+    os.replace(aside, path)
+
+
 def write_aside(path, data):
     """Write bytes to path so that path is never seen half-written: first beside it, then renamed."""
     aside = path.with_name(f'{path.name}.{os.getpid()}.part')  # its own: another process may be writing the same file
@@ -162,7 +174,7 @@ def write_aside(path, data):
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        rename(aside, path)
     except OSError as error:
         with contextlib.suppress(OSError):  # a read-only disk does not even let go of what is not there
             aside.unlink()
@@ -299,7 +311,7 @@ def download(url, path, size=None, sha256=None):
                 continue
             raise SystemExit(f'could not get {url}: {reason}. {by_hand}, then run this again.')
         if size is None or have == size and sha256_of(part) == sha256:
-            os.replace(part, path)
+            rename(part, path)
             return
         reason = f'what arrived has not the size {size:,} and the sha256 {sha256}'
         part.unlink()  # nothing in it can be trusted: once more from the start
@@ -851,8 +863,9 @@ HELD_OUT = 2000  # expressions each for validation and test
 def prepare_listops(max_length=2000, examples=96_000, seed=1337):
     """Nested lists of digits to evaluate, as Long Range Arena has them with 500 < length < 2000; no two are equal."""
     total, found, chunks, begin = examples + 2 * HELD_OUT, {}, 0, time.perf_counter()
-    ctrl_c = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the processes of the pool inherit: it is for this one alone
-    with multiprocessing.Pool() as pool:
+    # Ctrl-C is for this process alone: those of the pool inherit that it is ignored, and on Windows, where they do not, are told.
+    ctrl_c = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with multiprocessing.Pool(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
         signal.signal(signal.SIGINT, ctrl_c)
         while len(found) < total:  # every chunk has a seed of its own: it does not matter which core makes it
             more = math.ceil((total - len(found)) / 500)

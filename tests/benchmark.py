@@ -263,8 +263,7 @@ def main():
     benchmark_operation((16, 512, 128), torch.float32, 10, '<= 8')
     benchmark_growth()
     benchmark_memory()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         noise = np.random.default_rng(0).integers(256, size=1_000_000)
         with contextlib.redirect_stdout(io.StringIO()):
             prepare_data.write_dataset('noise', dict(train=noise, val=noise[:10000]),
@@ -272,7 +271,6 @@ def main():
         benchmark_training('laptop', 4, 100 if DEVICE == 'cuda' else 4, variants=('learnable', 'ema', 'past'))
         benchmark_training('paper', 3, 100 if DEVICE == 'cuda' else 2)
         benchmark_start()
-        os.chdir(ROOT)
     benchmark_generation()
 
 
