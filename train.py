@@ -20,6 +20,7 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from contextlib import contextmanager, nullcontext
@@ -170,9 +171,38 @@ def choose_device(settings):
         why += f', {torch.cuda.get_device_name()}'
     if settings.dtype != 'auto':
         dtype, reason = settings.dtype, 'asked for'
+    if device == 'mps' and dtype != 'float32':
+        raise SystemExit(f'--dtype={dtype}: in 16 bits causal attention may see the future on MPS (PyTorch issue 195910): use float32')
     compiled = settings.compile if settings.compile is not None else device == 'cuda'
     print(f'device {device} ({why}), {dtype} ({reason}), torch.compile {"on" if compiled else "off"}')
     return torch.device(device), getattr(torch, dtype), compiled
+
+
+def mps_or_cpu(config, batch_size):
+    """The device mps if a model of this config computes there what it computes on the CPU, else the CPU; says why.
+
+    PyTorch on Apple's GPUs is known to compute wrong numbers without an error, such as grouped convolutions of kernels from
+    256 steps on (its issue 188335), and gradients of more than 32,767 tokens (177116), which one try need not show.
+    """
+    model, found = GPT(config).eval(), []  # of random weights, on random tokens; without dropout, which differs
+    idx = torch.randint(config.vocab_size, (batch_size, config.block_size))
+    try:
+        if idx.numel() > 32_767:
+            raise ValueError('batch_size times block_size must be at most 32,767 there')
+        for device in 'cpu', 'mps':
+            model, idx = model.to(device), idx.to(device)
+            loss = model(idx, idx)[1]
+            results = [loss, *torch.autograd.grad(loss, list(model.parameters()))]
+            with torch.no_grad():  # here PyTorch may choose other kernels
+                results += model(idx, idx)
+            found.append([result.detach().cpu() for result in results])
+        if all((a - b).norm() <= 0.01 * a.norm() + 1e-6 for a, b in zip(*found)):
+            return torch.device('mps')
+        problem = 'it computes something else than the CPU'
+    except Exception as error:  # an operation that is not there, too little memory
+        problem = (str(error) or repr(error)).splitlines()[0][:100]
+    print(f'MPS does not work for this model, going on on the CPU ({problem})')
+    return torch.device('cpu')
 
 
 def compile_or_not(model, batch, autocast):
@@ -214,8 +244,8 @@ def load_tokens(dataset, split, meta, block_size, device):
 
 
 def places(data, T):
-    """How many sequences there are to choose from: the labelled examples, or those that begin at any token but the last T,
-    at these too where they belong to a piece that is no longer than that."""
+    """How many sequences there are to choose from: the labelled examples, else one that begins at each token but the last T;
+    at the last T tokens, too, where the last of several pieces has no more than T."""
     tokens, ends, labelled = data
     short = len(ends) > 1 and ends[-1] - ends[-2] <= T
     return len(ends) if labelled else len(tokens) if short else len(tokens) - T
@@ -227,10 +257,10 @@ def windows(data, starts, T, device):
     A window stays within its piece: one that would run over the end is moved back. Where the piece is shorter than the
     window, what follows belongs to the next piece: those targets are -1, and causality keeps the rest from seeing it.
 
-    Of labelled data, the examples number starts (B,), each from its first token on, and -1 for all that follows but the
-    label. Shorter ones are padded (with token 0) from the label on, where causality hides it from every position that
-    counts, so that nothing needs a mask: before the first token there is nothing to attend to, and the averages take
-    zeros there, at any length alike. Padding on the left, both would read.
+    Of labelled data, starts (B,) are the numbers of the examples: each is read from its first token on, and all its targets
+    but the label are -1. Shorter ones are padded (with token 0) from the label on, where causality hides it from every
+    position that counts, so that nothing needs a mask: before the first token there is nothing to attend to, and the
+    averages take zeros there, at any length alike. Padding on the left would be read by both.
     """
     tokens, ends, labelled = data
     if tokens.is_cuda:
@@ -249,7 +279,7 @@ def windows(data, starts, T, device):
 
 
 def fixed_windows(data, settings, device, number):
-    """Batches of idx, targets: number sequences spread evenly over the data, always the same ones."""
+    """Batches of idx, targets: as many sequences as number says, spread evenly over the data, always the same ones."""
     starts = torch.linspace(0, places(data, settings.block_size) - 1, number, dtype=torch.double).long()
     for some in starts.split(settings.batch_size):
         yield windows(data, some, settings.block_size, device)
@@ -257,8 +287,8 @@ def fixed_windows(data, settings, device, number):
 
 @torch.no_grad()
 def evaluate(model, data, settings, device, autocast, number=None):
-    """Mean loss in nats a token, and the share of targets that were the model's likeliest token, over number fixed windows:
-    eval_windows of them if left open; if given, progress is printed."""
+    """Mean loss in nats a token, and the share of targets that were the model's likeliest token, over as many fixed windows as
+    number says, or eval_windows says if it is left open; if given, progress is printed."""
     model.eval()
     total = right = count = 0
     for idx, targets in fixed_windows(data, settings, device, number or settings.eval_windows):
@@ -277,7 +307,7 @@ def evaluate(model, data, settings, device, autocast, number=None):
 @torch.no_grad()
 def loss_by_position(model, data, settings, device, autocast):
     """Where in the context the loss arises: pairs [n, nats] over the windows of evaluate, nats being the mean loss of the
-    predictions that see at most n tokens, and more than the n before: n = 1, 2, 4 ... and block_size."""
+    predictions that see at most n tokens, and more than the previous n: n = 1, 2, 4 ... and block_size."""
     T = settings.block_size
     total, count = torch.zeros(2, T, dtype=torch.double)
     model.eval()
@@ -413,13 +443,15 @@ def train(settings, noted=()):
         what = 'another vocabulary' if checkpoint['meta'].get('characters') != meta.get('characters') else 'other tokens'
         raise SystemExit(f'data/{settings.dataset} has {what} than out/{settings.run} was trained on')
     T, B = settings.block_size, settings.batch_size
+    config = model_config(settings, meta['vocab_size'])
+    if device.type == 'mps':
+        device = mps_or_cpu(config, B)
     labelled = 'labels' in meta
     train_data, val_data, *test_data = (load_tokens(settings.dataset, split, meta, T, device)
                                         for split in ('train', 'val', 'test')[:2 + labelled])
 
     torch.manual_seed(settings.seed)
-    torch.set_float32_matmul_precision('high')
-    config = model_config(settings, meta['vocab_size'])
+    torch.set_float32_matmul_precision('high')  # float32 products in TF32, on GPUs that have it
     model = (model or GPT(config)).to(device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f'{settings.dataset}: {len(train_data[0]):,} tokens to train on; model: {parameters:,} parameters, '
@@ -428,9 +460,9 @@ def train(settings, noted=()):
     others = [parameter for parameter in model.parameters() if parameter.dim() != 2]
     optimizer = torch.optim.AdamW([dict(params=matrices, weight_decay=settings.weight_decay),
                                    dict(params=others, weight_decay=0.0)],
-                                  lr=settings.learning_rate, betas=(0.9, 0.99), fused=device.type != 'mps')
+                                  lr=settings.learning_rate, betas=(0.9, 0.99), fused=True)  # betas: nanoGPT's for small models
     autocast = nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
-    # float16 cannot hold small gradients: the scaler multiplies the loss, and divides the gradients again.
+    # float16 cannot hold small gradients: the scaler multiplies the loss, and divides the gradients again; else it does nothing.
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     order = torch.Generator().manual_seed(settings.seed)  # the data's own: nothing else that is random moves it
 
@@ -447,11 +479,11 @@ def train(settings, noted=()):
         step, rows, total, best_loss, seconds = restore(checkpoint, settings, optimizer, scaler, order)
         mixed = checkpoint.get('mixed', False) or checkpoint['settings'].get('eval_windows') != settings.eval_windows
         print(f'going on with out/{settings.run} at step {step}')
-    if RANK > 0:
-        torch.manual_seed(settings.seed + 1000 * step + RANK)  # dropout: each process its own
+    if RANK > 0 or device.type == 'mps':  # dropout: each process its own, and MPS, whose state is not kept, another when resumed
+        torch.manual_seed(settings.seed + 1000 * step + RANK)
     folder = Path('out') / settings.run if checkpoint else None  # made when there is something to put into it
-    # total and seconds are the training loss, summed, and the time of training since the last row of the log. The loss is
-    # summed where it arises: to read a number off a GPU is to wait for it.
+    # total_loss and seconds are the training loss, summed, and the time of training since the last row of the log. The loss
+    # is summed on the device, and read off into total when a row is due: to read a number off a GPU is to wait for it.
     total_loss = torch.tensor(total, dtype=torch.float, device=device)
     choices = places(train_data, T)
     clock = time.perf_counter() - seconds
@@ -468,6 +500,7 @@ def train(settings, noted=()):
             total, seconds = total_loss.item(), time.perf_counter() - clock
             if due:
                 steps = step - rows[-1]['step'] if rows else 0
+                # The mean of the batches since the last row; before the first step, of fixed windows.
                 train_loss = total / steps if steps else evaluate(model, train_data, settings, device, autocast)[0]
                 val_loss, val_accuracy = evaluate(model, val_data, settings, device, autocast)
                 rows.append(dict(step=step, train_loss=train_loss, val_loss=val_loss,
@@ -498,7 +531,7 @@ def train(settings, noted=()):
         idx, targets = windows(train_data, torch.randint(choices, (B,), generator=order), T, device)
         with autocast:
             loss = stepped(idx[mine], targets[mine])[1]
-        if WORLD > 1:  # the mean of the processes' means, each weighted by its share of the targets that count
+        if WORLD > 1:  # each weighted by its share of the targets that count; times WORLD, since DDP divides their sum by it
             loss = loss * (targets[mine] >= 0).sum() / (targets >= 0).sum() * WORLD
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
@@ -516,8 +549,9 @@ def train(settings, noted=()):
         raise SystemExit  # the first does what is left
     if step < settings.max_steps:
         start = ['python'] if WORLD == 1 else ['torchrun', f'--nproc_per_node={WORLD}', '--']
+        as_typed = shlex.join if os.name != 'nt' else subprocess.list2cmdline  # quoted for the shell at hand
         raise SystemExit(f'\nstopped after step {step}, all of it saved; this goes on: '
-                         + shlex.join([*start, sys.argv[0], '--resume', f'--run={folder.name}']))
+                         + as_typed([*start, sys.argv[0], '--resume', f'--run={folder.name}']))
     accuracy = {}
     for split, data in zip(('val', 'test'), (val_data, *test_data)) if labelled else ():
         tokens, ends, _ = data
@@ -806,11 +840,11 @@ def main(settings):
             raise
         raise SystemExit('the memory is not enough: lower --batch_size first, then --block_size, --n_embd or --n_layer')
     if meta['modality'] == 'text':
-        model.eval()
+        model.cpu().eval()  # one token at a time is no work for a GPU
         if hasattr(sys.stdout, 'reconfigure'):
             sys.stdout.reconfigure(encoding='utf-8')  # whatever the console thinks it is
         characters = meta['characters']
-        prompt = torch.tensor([[max(0, characters.find('\n'))]], device=next(model.parameters()).device)
+        prompt = torch.tensor([[max(0, characters.find('\n'))]])
         print('a sample:', '-' * 60, decode_text(model.generate(prompt, 300, temperature=0.8)[0].tolist(), characters),
               '-' * 60, sep='\n')
     print(f'{folder}: validation loss {rows[-1]["val_loss"]:.3f} after {rows[-1]["step"]} steps and {rows[-1]["seconds"]:.0f} '

@@ -170,6 +170,35 @@ def test_a_gpu_gets_the_shortest_float_that_it_is_fast_at(monkeypatch, capabilit
     assert train.choose_device(train.Settings(device='cpu'))[1:] == (torch.float32, False)
 
 
+def test_an_apple_gpu_trains_only_what_it_computes_as_the_cpu_does(here, monkeypatch, capsys):
+    config = train.model_config(train.Settings(**SMALL), vocab_size=5)
+    monkeypatch.setattr(torch.Tensor, 'to', lambda x, *_: x)  # every place is the CPU, so that both agree
+    monkeypatch.setattr(torch.nn.Module, 'to', lambda model, *_: model)
+    assert train.mps_or_cpu(config, 4).type == 'mps' and not capsys.readouterr().out
+    assert train.mps_or_cpu(config, 32_768 // config.block_size).type == 'cpu'
+    assert 'at most 32,767' in capsys.readouterr().out
+
+    def spoil(model, device):
+        if device == 'mps':
+            model.transformer.h[0].mlp.register_full_backward_hook(lambda module, grads, _: (grads[0] * 1.1,))
+        return model
+    monkeypatch.setattr(torch.nn.Module, 'to', spoil)  # the loss is right, and a gradient is not
+    assert train.mps_or_cpu(config, 4).type == 'cpu'
+    assert 'computes something else' in capsys.readouterr().out
+    monkeypatch.undo()
+    if not torch.backends.mps.is_available():
+        assert train.mps_or_cpu(config, 4).type == 'cpu'  # where there is none, an error says so
+        assert 'MPS does not work for this model, going on on the CPU (' in capsys.readouterr().out
+
+
+def test_half_precision_on_an_apple_gpu_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: True)
+    assert train.choose_device(train.Settings()) == (torch.device('mps'), torch.float32, False)
+    with pytest.raises(SystemExit, match='--dtype=float16: .* use float32'):
+        train.choose_device(train.Settings(dtype='float16'))
+
+
 def test_the_time_that_is_left_is_that_of_the_steps_that_are_left(capsys):
     row = dict(step=150, train_loss=2.0, val_loss=2.0, tokens_per_s=1000.0, seconds=60.0)
     train.report([row], 600, dict(modality='text', vocab_size=9))
@@ -294,7 +323,7 @@ def test_a_strangers_characters_cannot_steer_the_terminal(tiny, capsys):
     torch.save({**checkpoint, 'meta': escapes}, path)
     capsys.readouterr()
     sample.main(sample.Settings(num_tokens=200, temperature=5, prompt='o', out='out.txt'))
-    printed, saved = capsys.readouterr().out, (tiny / 'out.txt').read_text()
+    printed, saved = capsys.readouterr().out, (tiny / 'out.txt').read_text(encoding='utf-8')
     assert '\x1b' in saved and '\x9b' in saved
     assert printed == saved.replace('\x1b', '\ufffd').replace('\x9b', '\ufffd') + '\n'
     torch.save({**checkpoint, 'config': {**checkpoint['config'], '\x1b]0;title\x07': 1}}, path)
