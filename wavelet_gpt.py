@@ -20,7 +20,7 @@ names: with wavelet='off' this file loads a nanoGPT state_dict and gives its log
     V            vocabulary size
     f(i)         kernel size: how many steps coordinate i averages           f(i)
     level        log2 f(i): level 1 averages 2 steps, level 9 averages 512   levels I to IX
-    x_n(t, i)    the residual stream after the averages                      signal n at time t
+    x_n(t, i)    x, the stream of vectors that the blocks add to, averaged   signal n at time t
 
 Left out: rotary positions, tokenisers, weight conversion from GPT-2, anything that only matters at a billion parameters.
 """
@@ -109,7 +109,7 @@ def causal_haar(x, kernel_size, shifts=None):
 def haar_shifts(kernel_size):
     """The shifted adds that an ascending list of kernel sizes needs: a tuple of (shift, first), shift = 1, 2, 4 ...
 
-    first is the first coordinate whose window is longer than shift, and so has to be doubled once more. Of [1, 2, 4]:
+    first is the first coordinate whose window is longer than shift, so that its sum is to be doubled once more. Of [1, 2, 4]:
     ((1, 1), (2, 2)), that is, add at shift 1 from coordinate 1 on, and at shift 2 from coordinate 2 on.
     """
     longest = max(kernel_size, default=1)
@@ -124,7 +124,7 @@ class _ShiftedAdds(torch.autograd.Function):
     those coordinates only whose window is longer than s ("algorithme a trous"); the first s steps stay, since zeros come
     before them. Only additions of values in the window ever reach an output, so causality and locality hold to the last
     bit; a difference of cumulative sums or an FFT computes the same means with a round-off that depends on other time
-    steps.
+    steps. The backward is written out, since autograd, going back add by add, takes about twice the time of all of it.
     """
     generate_vmap_rule = True  # torch.vmap may derive the batched form from what follows
 
@@ -133,7 +133,8 @@ class _ShiftedAdds(torch.autograd.Function):
 
     @staticmethod
     def forward(x, kernel_size, shifts, reverse):
-        # Divided first, which costs no bit: f is a power of two. The product with a float32 lifts bfloat16 and float16.
+        # Divided first: that makes the copy to add in, and loses no bit, f being a power of two. The float32 factor makes
+        # the sums float32 where x is bfloat16 or float16.
         a = x * (1.0 / kernel_size.float())
         for shift, first in shifts:
             if shift >= x.size(-2):
@@ -163,7 +164,7 @@ class _ShiftedAdds(torch.autograd.Function):
 def causal_ema(x, alpha):
     """Exponential moving averages y(t, i) = alpha(i) x(t, i) + (1 - alpha(i)) y(t - 1, i), y = 0 before the first step.
 
-    The comparison that the paper makes, with alpha (C,) in 0..1 in place of the kernel sizes; alpha = 1 leaves a
+    What the paper compares with. alpha (C,), in 0..1, stands in place of the kernel sizes; alpha = 1 leaves a
     coordinate alone. x (B, T, C) -> (B, T, C). Again by shifted adds: the sum over the last s steps, and (1 - alpha)^s
     times the sum over the s steps before them, make the sum over the last 2s.
     """
@@ -177,8 +178,8 @@ def causal_ema(x, alpha):
 def causal_past(x, kernel_size, shifts=None):
     """Average coordinate i of x over the f(i)/2 steps before the present one; f(i) = 1 leaves it alone.
 
-    Beyond the paper, whose averages hold the present step too: kernels that may learn give it less weight than Haar does.
-    x (B, T, C), kernel_size (C,) and shifts = haar_shifts(its halves, at least 1) -> (B, T, C).
+    Beyond the paper, whose averages hold the present step too: learned kernels came to give it less weight than Haar does
+    (assets/results.md). x (B, T, C), kernel_size (C,), shifts = haar_shifts of its halves, at least 1 -> (B, T, C).
     """
     means = causal_haar(x, (kernel_size // 2).clamp(min=1), shifts)
     return torch.where(kernel_size > 1, F.pad(means, (0, 0, 1, -1)), means)  # one step later, or left alone
@@ -277,7 +278,8 @@ class CausalSelfAttention(nn.Module):
         if memory is not None:
             k = remember(memory['k'], k, begin, dim=2)  # (B, nh, begin + T, hs)
             v = remember(memory['v'], v, begin, dim=2)
-        # With begin > 0 there is one query, the newest token's, and nothing that it must not see.
+        # softmax(q k^T / sqrt(hs)) v over the steps up to one's own. With begin > 0 there is one query, the newest token's,
+        # and nothing that it must not see.
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=begin == 0)
         y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
@@ -323,10 +325,10 @@ class GPT(nn.Module):
         self.transformer.wte.weight = self.lm_head.weight  # tied: one matrix reads tokens and writes them
 
         if config.wavelet != 'off':
-            # Not persistent: f(i) follows from the config, so on adds nothing to a checkpoint; only learnable kernels do.
+            # Not persistent: f(i) follows from the config, 'on' adds nothing to a checkpoint; learnable kernels do.
             f = config.kernel_sizes()
             self.register_buffer('kernel_size', f, persistent=False)  # (C,)
-            self.shifts = haar_shifts((f // 2 if config.wavelet == 'past' else f).tolist())
+            self.shifts = haar_shifts(((f // 2).clamp(min=1) if config.wavelet == 'past' else f).tolist())
             if config.wavelet == 'ema':  # alpha falls in equal steps from 2 / (shortest f + 1) to 2 / (longest f + 1)
                 alpha = torch.ones(config.n_embd)
                 alpha[f > 1] = torch.linspace(2 / (f[f > 1].min() + 1), 2 / (f.max() + 1), int((f > 1).sum()))
@@ -334,8 +336,8 @@ class GPT(nn.Module):
         if config.wavelet == 'learnable':
             self.averages = nn.ModuleList(LearnableKernels(f) for _ in range(config.n_layer - 1))  # one a place
 
-        # As GPT-2: biases 0, LayerNorm 1, matrices N(0, 0.02); those that add to the residual stream less, by
-        # sqrt(2 n_layer), so that its variance does not grow with the depth.
+        # As GPT-2: biases 0, LayerNorm 1, matrices normal with a standard deviation of 0.02, divided by sqrt(2 n_layer) where
+        # what they make is added to x, so that its variance does not grow with the depth.
         for name, parameter in self.named_parameters():
             if name.endswith('bias'):
                 nn.init.zeros_(parameter)

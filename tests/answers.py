@@ -17,7 +17,7 @@ def kernel_sizes_by_hand():
 
 
 def leaky_log():
-    # 1.06 bits a character after 200 steps: the README's honest models are above that after 10,000. It is not skill.
+    # 1.06 bits a character after 200 steps: the README's honest models are above that after 10,000 steps. It is not skill.
     return 'b', 0.737 / math.log(2)
 
 
