@@ -159,7 +159,9 @@ def rename(aside, path):
     for attempt in range(100):
         try:
             return os.replace(aside, path)
-        except PermissionError:
+        except PermissionError as error:
+            if not hasattr(error, 'winerror'):  # only Windows has it; elsewhere waiting does not help
+                raise
             if attempt == 3:
                 print(f'another program seems to have {path} open: close it there; waiting for half a minute', file=sys.stderr)
             time.sleep(0.3)
@@ -176,9 +178,10 @@ def write_aside(path, data):
             os.fsync(file.fileno())
         rename(aside, path)
     except OSError as error:
-        with contextlib.suppress(OSError):  # a read-only disk does not even let go of what is not there
-            aside.unlink()
         raise SystemExit(f'could not write {path}: {error.strerror}')
+    finally:
+        with contextlib.suppress(OSError):  # it is gone already, unless an error or Ctrl-C came first
+            aside.unlink()
 
 
 def make_folder(path):
@@ -311,8 +314,10 @@ def download(url, path, size=None, sha256=None):
                 continue
             raise SystemExit(f'could not get {url}: {reason}. {by_hand}, then run this again.')
         if size is None or have == size and sha256_of(part) == sha256:
-            rename(part, path)
-            return
+            try:
+                return rename(part, path)
+            except OSError as error:
+                raise SystemExit(f'could not write {path}: {error.strerror}')
         reason = f'what arrived has not the size {size:,} and the sha256 {sha256}'
         part.unlink()  # nothing in it can be trusted: once more from the start
     raise SystemExit(f'could not get {url}: {reason}. {by_hand}, then run this again.')

@@ -61,8 +61,8 @@ class Settings:
     run: str = ''  # where it goes, out/<run>/; <dataset>-<wavelet> if left open, numbered when that is taken
     resume: bool = False  # go on with --run, or the newest <dataset>-<wavelet>; may change: eval_*, device, compile
     compare: bool = False  # no training; compare finished runs alike in dataset, size, block_size, batch_size, max_steps, eval_windows
-    device: str = 'auto'  # auto: cuda, then mps, then cpu; or one of them
-    dtype: str = 'auto'  # auto: bfloat16 or float16 where the GPU is fast at it, else float32; or one of them
+    device: str = 'auto'  # auto: cuda, then mps (where a try agrees with the CPU), then cpu; or one of them
+    dtype: str = 'auto'  # auto: bfloat16 or float16 where the GPU is fast at it, else float32; or one of them (mps: float32)
     compile: bool = None  # torch.compile; left open: on with CUDA only, where it pays
 
     SIZES = dict(laptop=dict(n_layer=4, n_head=4, n_embd=128, block_size=256, batch_size=16, max_steps=600,
@@ -172,14 +172,15 @@ def choose_device(settings):
     if settings.dtype != 'auto':
         dtype, reason = settings.dtype, 'asked for'
     if device == 'mps' and dtype != 'float32':
-        raise SystemExit(f'--dtype={dtype}: in 16 bits causal attention may see the future on MPS (PyTorch issue 195910): use float32')
+        raise SystemExit(f'--dtype={dtype}: in 16 bits causal attention may see the future on MPS (PyTorch issue 195910): use float32, or --device=cpu')
     compiled = settings.compile if settings.compile is not None else device == 'cuda'
     print(f'device {device} ({why}), {dtype} ({reason}), torch.compile {"on" if compiled else "off"}')
     return torch.device(device), getattr(torch, dtype), compiled
 
 
 def mps_or_cpu(config, batch_size):
-    """The device mps if a model of this config computes there what it computes on the CPU, else the CPU; says why.
+    """The device mps if the loss, the gradients and the logits of a model of this config are there what they are on the CPU,
+    else the CPU; says why.
 
     PyTorch on Apple's GPUs is known to compute wrong numbers without an error, such as grouped convolutions of kernels from
     256 steps on (its issue 188335), and gradients of more than 32,767 tokens (177116), which one try need not show.
@@ -479,11 +480,11 @@ def train(settings, noted=()):
         step, rows, total, best_loss, seconds = restore(checkpoint, settings, optimizer, scaler, order)
         mixed = checkpoint.get('mixed', False) or checkpoint['settings'].get('eval_windows') != settings.eval_windows
         print(f'going on with out/{settings.run} at step {step}')
-    if RANK > 0 or device.type == 'mps':  # dropout: each process its own, and MPS, whose state is not kept, another when resumed
+    if RANK > 0 or device.type == 'mps':  # other dropout in each process, and on MPS after a resume: its state is not saved
         torch.manual_seed(settings.seed + 1000 * step + RANK)
     folder = Path('out') / settings.run if checkpoint else None  # made when there is something to put into it
     # total_loss and seconds are the training loss, summed, and the time of training since the last row of the log. The loss
-    # is summed on the device, and read off into total when a row is due: to read a number off a GPU is to wait for it.
+    # is summed on the device, and read off into total when a row or a stop is due: to read a number off a GPU is to wait for it.
     total_loss = torch.tensor(total, dtype=torch.float, device=device)
     choices = places(train_data, T)
     clock = time.perf_counter() - seconds

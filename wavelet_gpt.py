@@ -109,7 +109,7 @@ def causal_haar(x, kernel_size, shifts=None):
 def haar_shifts(kernel_size):
     """The shifted adds that an ascending list of kernel sizes needs: a tuple of (shift, first), shift = 1, 2, 4 ...
 
-    first is the first coordinate whose window is longer than shift, so that its sum is to be doubled once more. Of [1, 2, 4]:
+    first is the first coordinate whose window is longer than shift: its sum has to reach further back. Of [1, 2, 4]:
     ((1, 1), (2, 2)), that is, add at shift 1 from coordinate 1 on, and at shift 2 from coordinate 2 on.
     """
     longest = max(kernel_size, default=1)
@@ -124,7 +124,7 @@ class _ShiftedAdds(torch.autograd.Function):
     those coordinates only whose window is longer than s ("algorithme a trous"); the first s steps stay, since zeros come
     before them. Only additions of values in the window ever reach an output, so causality and locality hold to the last
     bit; a difference of cumulative sums or an FFT computes the same means with a round-off that depends on other time
-    steps. The backward is written out, since autograd, going back add by add, takes about twice the time of all of it.
+    steps. The backward is written out: left to autograd, forward and backward take about twice as long.
     """
     generate_vmap_rule = True  # torch.vmap may derive the batched form from what follows
 

@@ -295,17 +295,24 @@ def test_a_file_that_another_program_has_open_on_windows_is_waited_for_and_then_
 
     def refuse(*paths, times):
         if len(waits) < times:
-            raise PermissionError(13, 'Access is denied')
+            error = PermissionError(13, 'Access is denied')
+            error.winerror = 5
+            raise error
         replace(*paths)
     monkeypatch.setattr(prepare_data.time, 'sleep', waits.append)
     with monkeypatch.context() as patch:
         patch.setattr(prepare_data.os, 'replace', lambda *paths: refuse(*paths, times=10))
         prepare_data.write_aside(Path('log.csv'), b'new')
     assert Path('log.csv').read_bytes() == b'new' and 'log.csv open: close it there' in capsys.readouterr().err
+    waits.clear()
     monkeypatch.setattr(prepare_data.os, 'replace', lambda *paths: refuse(*paths, times=math.inf))
     with pytest.raises(SystemExit, match='^could not write log.csv: Access is denied$'):
         prepare_data.write_aside(Path('log.csv'), b'newer')
     assert Path('log.csv').read_bytes() == b'new' and not list(Path().glob('*.part')) and 25 < sum(waits) < 60
+    monkeypatch.setattr(prepare_data.time, 'sleep', lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        prepare_data.write_aside(Path('log.csv'), b'newest')
+    assert Path('log.csv').read_bytes() == b'new' and not list(Path().glob('*.part'))
 
 
 @pytest.mark.parametrize('late', [False, True])

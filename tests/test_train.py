@@ -170,7 +170,7 @@ def test_a_gpu_gets_the_shortest_float_that_it_is_fast_at(monkeypatch, capabilit
     assert train.choose_device(train.Settings(device='cpu'))[1:] == (torch.float32, False)
 
 
-def test_an_apple_gpu_trains_only_what_it_computes_as_the_cpu_does(here, monkeypatch, capsys):
+def test_an_apple_gpu_trains_only_what_it_computes_as_the_cpu_does(monkeypatch, capsys):
     config = train.model_config(train.Settings(**SMALL), vocab_size=5)
     monkeypatch.setattr(torch.Tensor, 'to', lambda x, *_: x)  # every place is the CPU, so that both agree
     monkeypatch.setattr(torch.nn.Module, 'to', lambda model, *_: model)
@@ -178,13 +178,15 @@ def test_an_apple_gpu_trains_only_what_it_computes_as_the_cpu_does(here, monkeyp
     assert train.mps_or_cpu(config, 32_768 // config.block_size).type == 'cpu'
     assert 'at most 32,767' in capsys.readouterr().out
 
-    def spoil(model, device):
-        if device == 'mps':
-            model.transformer.h[0].mlp.register_full_backward_hook(lambda module, grads, _: (grads[0] * 1.1,))
-        return model
-    monkeypatch.setattr(torch.nn.Module, 'to', spoil)  # the loss is right, and a gradient is not
-    assert train.mps_or_cpu(config, 4).type == 'cpu'
-    assert 'computes something else' in capsys.readouterr().out
+    def wrong_gradient(model):
+        model.transformer.h[0].mlp.register_full_backward_hook(lambda module, grads, _: (grads[0] * 1.1,))
+
+    def wrong_without_gradient(model):
+        model.lm_head.register_forward_hook(lambda module, _, logits: logits if torch.is_grad_enabled() else logits * 1.1)
+    for spoil in wrong_gradient, wrong_without_gradient:
+        monkeypatch.setattr(torch.nn.Module, 'to', lambda model, device: (device == 'mps' and spoil(model), model)[1])
+        assert train.mps_or_cpu(config, 4).type == 'cpu'
+        assert 'computes something else' in capsys.readouterr().out
     monkeypatch.undo()
     if not torch.backends.mps.is_available():
         assert train.mps_or_cpu(config, 4).type == 'cpu'  # where there is none, an error says so
