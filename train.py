@@ -761,7 +761,7 @@ def draw_comparison(settings, curves, plain):
             left.plot([step, first], [target, target], 'o:', color='C0')
             title += f"\non has plain's final loss after {ratio(first, step)} times fewer steps"
     left.set(title=title, xlabel='step', ylabel='validation loss (nats a token)', xscale='log', yscale='log')
-    left.legend(title='at the end', loc='lower left', fontsize=12 if len(curves) < 10 else 9)  # where no curve goes
+    left.legend(title='at the end', loc='lower left', fontsize=12 if len(curves) < 7 else 9)  # where no curve goes
     left.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter='{x:g}', minor_locator=NullLocator())
     left.yaxis.set(major_locator=MaxNLocator(8), major_formatter='{x:g}', minor_locator=NullLocator())
     right.set(title='at the end, by position', xlabel='tokens that the prediction sees, in bins up to this', xscale='log')
