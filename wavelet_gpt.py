@@ -35,7 +35,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 # --- the wavelet -------------------------------------------------------------
-
 def kernel_sizes(n_embd, block_size, fraction=0.5, min_level=1, max_level=None):
     """
     The mapping f(i): how many time steps coordinate i is averaged over. A list of n_embd ints.
@@ -95,7 +94,6 @@ def causal_haar(x, kernel_size):
     return torch.cat(averages, dim=-1)  # (..., T, C)
 
 # --- the GPT -----------------------------------------------------------------
-
 @dataclass
 class GPTConfig:
     block_size: int = 256  # T, the longest context
@@ -291,7 +289,6 @@ class GPT(nn.Module):
         return torch.cat((idx, *stream), dim=1)
 
 # --- the variants: other filters in the place of causal_haar -----------------
-
 def halving_sizes(sizes):
     """
     f(i) of `past`, from the sizes of kernel_sizes: half of the averaged coordinates get the
