@@ -1,398 +1,247 @@
 """
-Let a trained model continue a prompt: text to read, a .mid or a .wav to hear, each with a picture where it has none itself.
+Let a trained model go on: text is printed, music becomes a .mid, sound a .wav, each
+with a picture beside it (.png). A model of labelled data names the likeliest labels.
 
-    python sample.py                                              the newest run, a fresh page
-    python sample.py --run=stdlib-on --prompt="def main("         continue this
-    python sample.py --run=maestro-on --prompt=mine.mid           continue this piece: out/maestro-on/sample.mid and .png
-    python sample.py --run=youtubemix-on --num_tokens=32000       two seconds of sound: out/youtubemix-on/sample.wav and .png
-    python sample.py --temperature=0                              always the likeliest token
-    python sample.py --run=listops-64-on                          examples of the test split, their likeliest labels, the right one
+$ python sample.py                                       # the newest run in out/
+$ python sample.py --run=stdlib-on --prompt="def main("  # continue this text
+$ python sample.py --run=maestro-on --prompt=mine.mid    # out/maestro-on/sample.mid
+$ python sample.py --run=listops-on --prompt="[MAX 2 [MIN 4 7 1 ] 0 ]"
 """
 
 import io
 import os
-import pickle
-import re
-import struct
 import sys
 import time
+import warnings
 import wave
-import zipfile
-from collections import defaultdict, deque
-from dataclasses import dataclass
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 import numpy as np
-
-from prepare_data import (FOLDER_NAME, SYMBOLS, audio_tokens, check_meta, decode_text, encode_text, first_label,
-                          listops_answer, music_tokens, near_miss, read_meta, read_settings, read_tokens, sorted_notes,
-                          write_aside)
-
-
-@dataclass
-class Settings:
-    run: str = ''  # a folder under out/; the newest if left open
-    prompt: str = ''  # what to continue: text, or a .mid or .wav file; a line break or silence if left open
-    num_tokens: int = None  # how many to generate; 500 characters, 1,000 events or 16,000 samples (1 s) if left open
-    temperature: float = 0.8  # below 1 safer, above 1 wilder, 0 always the likeliest
-    top_k: int = None  # choose among the k likeliest only; among all if left open
-    seed: int = 1337  # another seed, another sample
-    out: str = ''  # a file for the result; text is only printed, music and sound go to out/<run>/sample.* if left open
-    device: str = 'cpu'  # cpu, cuda or mps; a small model that makes one token at a time is at home on the CPU
-
-    def problems(self):
-        """Every setting that cannot be, one sentence each."""
-        for name, least in dict(num_tokens=1, temperature=0, top_k=1, seed=0).items():
-            if getattr(self, name) is not None and not least <= getattr(self, name) <= 10 ** 9:
-                yield f'--{name}={getattr(self, name)} must be at least {least} and at most 10^9'
-        if 0 < self.temperature < 0.001:
-            yield f'--temperature={self.temperature} is too near to 0 to divide by: use 0, or at least 0.001'
-        if self.device not in ('cpu', 'cuda', 'mps'):
-            yield f'--device={self.device} is not one of cpu, cuda, mps'
-        if self.run and self.run not in runs():
-            yield (f'--run={self.run}: there is no out/{self.run}/best.pt{near_miss(self.run, runs())}; the runs here: '
-                   f'{", ".join(runs()) or "none yet"}')
-        if not self.run and not runs():
-            yield 'there is no run in out/ yet: train one with python train.py'
-        if self.out and not Path(self.out).absolute().parent.is_dir():
-            yield f'--out={self.out}: there is no folder {Path(self.out).parent}'
-        if os.path.isdir(self.out):
-            yield f'--out={self.out} is a folder: name a file in it'
-
-
-def runs():
-    """The names of all runs that have a checkpoint, the newest first."""
-    found = sorted(Path('out').glob('*/best.pt'), key=lambda file: file.stat().st_mtime, reverse=True)
-    return [file.parent.name for file in found]
-
-
-if __name__ == '__main__':
-    settings = read_settings(Settings, __doc__)
-
 import torch
 
+from prepare_data import (SYMBOLS, audio_tokens, decode_text, encode_text, listops_answer,
+                          music_tokens, read_meta, read_tokens, write_aside)
 from wavelet_gpt import GPT, GPTConfig
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Music: events to notes, notes to a file and a picture
-
+NUM_TOKENS = dict(text=500, music=1000, audio=16000)  # characters, events, samples (1 s)
+SUFFIX = dict(text='', music='.mid', audio='.wav')
+CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], '\ufffd')  # steer terminals
 
 def decode_notes(tokens):
-    """Event ids 0..387 (T,), in whatever order -> notes [(start, end, pitch, velocity)] in seconds, by (start, pitch).
-
-    A note_off ends the oldest sounding note of its pitch and is ignored where there is none. What never ends, ends at
-    the last step; a note that ends at the step of its onset lasts one step. Bin b is velocity 1 + 4 b; before the first
-    velocity event it is 61 (bin 15). Undoes encode_notes but for its rounding and for what the vocabulary
-    cannot say: of notes of one pitch that overlap, the one that starts first ends first. ValueError for other ids.
-    """
-    notes, sounding, step, velocity = [], defaultdict(deque), 0, 61
+    """Any event ids 0..387 (see encode_notes) -> notes [(start, end, pitch, velocity)] in s."""
+    notes, step, velocity = [], 0, 61  # a step is 10 ms
+    sounding = [[] for _ in range(128)]  # by pitch: the notes that have no end yet
     for token in np.asarray(tokens).tolist():
-        if not 0 <= token <= 387:
-            raise ValueError(f'event id {token} is not in the vocabulary 0..387')
-        if token < 128:
-            notes.append([step, None, token, velocity])
+        if token < 128:  # note_on
+            notes.append([step, np.inf, token, velocity])
             sounding[token].append(notes[-1])
-        elif token < 256:
+        elif token < 256:  # note_off: the oldest note of its pitch ends
             if sounding[token - 128]:
-                sounding[token - 128].popleft()[1] = step
-        elif token < 356:
+                sounding[token - 128].pop(0)[1] = step
+        elif token < 356:  # time goes on by 1 to 100 steps
             step += token - 255
-        else:
+        else:  # one of 32 velocities
             velocity = 1 + 4 * (token - 356)
-    for note in notes:
-        note[1] = max(note[0] + 1, step if note[1] is None else note[1])
-    return sorted(((start / 100, end / 100, pitch, velocity) for start, end, pitch, velocity in notes),
-                  key=lambda note: (note[0], note[2]))
 
+    # a note lasts at least a step; what never ends, ends at the last step
+    notes.sort(key=lambda note: (note[0], note[2]))
+    return [(start / 100, max(start + 1, min(end, step)) / 100, pitch, velocity)
+            for start, end, pitch, velocity in notes]
 
 def write_midi(notes):
-    """Notes [(start, end, pitch, velocity)] in seconds -> bytes of a Standard MIDI File, format 0, piano.
+    """Notes [(start, end, pitch, velocity)] in seconds -> bytes of a MIDI file, format 0."""
+    # a tick is 1 ms; the note_offs of a tick come first, so that a repeated note sounds again
+    ons = [(round(1000 * start), 0x90, pitch, velocity) for start, _, pitch, velocity in notes]
+    offs = [(max(round(1000 * end), round(1000 * start) + 1), 0x80, pitch, 64)
+            for start, end, pitch, _ in notes]
 
-    A tick is 1 ms (a quarter note of 0.5 s has 500), so steps of 10 ms are exact; a note left with no length gets
-    one tick. ValueError for a note that ends after 24 hours, which read_midi would refuse.
-    """
-    events = []
-    for start, end, pitch, velocity in sorted_notes(notes, 24 * 3600):
-        first = round(1000 * start)
-        last = max(first + 1, round(1000 * end))
-        events += [(first, bytes([0x90, pitch, velocity])), (last, bytes([0x80, pitch, 64]))]
-    track, now = bytearray(b'\x00\xFF\x51\x03' + (500_000).to_bytes(3, 'big') + b'\x00\xC0\x00'), 0  # tempo, piano
-    for tick, message in sorted(events, key=lambda event: event[0]):    # stable: note_off first, as in encode_notes
-        delta, now = tick - now, tick
-        track += bytes(0x80 | delta >> shift & 0x7F for shift in (21, 14, 7) if delta >> shift)
-        track += bytes([delta & 0x7F]) + message
-    track += b'\x00\xFF\x2F\x00'                   # end of track
-    return struct.pack('>4sIHHH4sI', b'MThd', 6, 0, 1, 500, b'MTrk', len(track)) + bytes(track)
-
-
-def draw_piano_roll(notes, path):
-    """Draw notes [(start, end, pitch, velocity)] as a PNG: time in seconds to the right, pitch up, louder is darker."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.collections import PolyCollection
-    from matplotlib.figure import Figure
-
-    start, end, pitch, velocity = np.array(list(notes), dtype=float).reshape(-1, 4).T       # each (N,)
-    low = min(pitch, default=48) // 12 * 12
-    high = max(pitch, default=72) // 12 * 12 + 12
-    octaves = np.arange(low, high + 1, 12, dtype=int)
-    figure = Figure(figsize=(12, 4.5), layout='constrained')
-    axes = FigureCanvasAgg(figure).figure.add_subplot()
-    corners = np.stack([start, pitch - 0.5, start, pitch + 0.5, end, pitch + 0.5, end, pitch - 0.5], axis=1)  # (N, 8)
-    colours = [(0.05, 0.25, 0.55, alpha) for alpha in 0.1 + velocity / 200]
-    axes.add_collection(PolyCollection(corners.reshape(-1, 4, 2), facecolors=colours))
-    axes.vlines(start, pitch - 0.5, pitch + 0.5, colors=colours, linewidth=1)   # onsets: a repeated note must be seen
-    axes.set(xlim=(0, max([1, *end])), ylim=(low - 1, high + 1), xlabel='time (s)')
-    axes.set_yticks(octaves, [f'C{key // 12 - 1}' for key in octaves])
-    axes.grid(axis='y', color='0.85', linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0)
-    axes.spines[['left', 'right', 'top']].set_visible(False)
-    save_figure(figure, path)
-
-
-def save_figure(figure, path):
-    """Write a figure as a PNG, whole or not at all."""
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120)
-    write_aside(path, picture.getvalue())
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Sound: levels to samples, samples to a file and a picture
-
+    track, now = b'', 0
+    for tick, *message in sorted(offs + ons, key=lambda event: event[0]):
+        wait, now = tick - now, tick
+        # 7 bits a byte; in all bytes but the last the eighth is set
+        delta = [0x80 | wait >> shift & 0x7F for shift in (21, 14, 7)] + [wait & 0x7F]
+        track += bytes(delta + message)
+    track += b'\0\xFF\x2F\0'  # end of track
+    header = b'MThd\0\0\0\6\0\0\0\1\1\xF4MTrk'  # one track, 500 ticks a quarter note of 0.5 s
+    return header + len(track).to_bytes(4, 'big') + track
 
 def mu_law_decode(levels):
-    """Decode 8-bit mu-law levels 0..255 (integers of any shape): float32 samples from -1 to 0.957."""
-    levels = np.asarray(levels)
-    if levels.size and not (levels.min() >= 0 and levels.max() <= 255):
-        raise ValueError(f'mu-law levels must be 0..255, these reach from {levels.min()} to {levels.max()}')
-    companded = levels.astype(np.float32) / 128 - 1
-    return np.sign(companded) * (np.float32(256) ** np.abs(companded) - 1) / 255
-
+    """Levels 0..255 (any shape) -> float32 samples from -1 to 0.957; mu-law, mu = 255."""
+    companded = np.asarray(levels, np.float32) / 128 - 1
+    return np.sign(companded) * (256 ** np.abs(companded) - 1) / 255
 
 def write_wav(samples, rate):
-    """The bytes of a 16-bit mono PCM WAV file of samples (N,) in [-1, 1] (clipped to it); the inverse of read_wav."""
-    samples = np.asarray(samples, np.float32)
-    if np.isnan(samples).any() or not 1000 <= rate <= 1_000_000:
-        raise ValueError(f'cannot write a WAV file at {rate} Hz with {np.isnan(samples).sum():,} NaN samples: '
-                         'the rate must be 1,000..1,000,000 and every sample a number')
-    buffer = io.BytesIO()
-    with wave.open(buffer, 'wb') as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16))
-    return buffer.getvalue()
+    """Samples (N,), clipped to [-1, 1], at rate Hz -> bytes of a WAV file, 16 bits, mono."""
+    whole = np.clip(np.round(np.asarray(samples) * 32768), -32768, 32767)
+    data = io.BytesIO()
+    with wave.open(data, 'wb') as file:
+        file.setparams((1, 2, rate, 0, 'NONE', None))  # 1 channel, 2 bytes a sample
+        file.writeframes(whole.astype('<i2').tobytes())
+    return data.getvalue()
 
+def draw_piano_roll(figure, notes):
+    """Notes [(start, end, pitch, velocity)]: seconds to the right, pitch upwards."""
+    start, end, pitch, velocity = np.array(notes, float).reshape(-1, 4).T  # (N,) each
+    axes = figure.add_subplot()
+    look = dict(array=velocity, cmap='viridis_r', clim=(0, 127))
+    lines = axes.hlines(pitch, start, end, linewidth=3, **look)
+    axes.vlines(start, pitch - 0.7, pitch + 0.7, **look)  # so that a repeated note is seen
+    figure.colorbar(lines, label='velocity', pad=0.01)
+    axes.set_yticks(range(0, 128, 12), [f'C{octave}' for octave in range(-1, 10)])
+    axes.grid(axis='y', color='0.85')
+    axes.set(xlim=(0, max(end, default=1)), xlabel='time (s)', ylabel='pitch',
+             ylim=(min(pitch, default=60) - 3, max(pitch, default=60) + 3))
 
-def draw_audio(samples, rate, path):
-    """Draw samples (N,) at rate Hz, N >= 1, into the picture file path: waveform above, spectrogram (dB) below."""
-    from matplotlib.figure import Figure  # without pyplot: needs no display and leaves no figure open
-    samples = np.asarray(samples, np.float32)
-    if len(samples) == 0:
-        raise ValueError('there is no sound to draw: samples is empty')
-    figure = Figure(figsize=(10, 5), layout='constrained')
+def draw_sound(figure, samples, rate):
+    """Samples (N,) at rate Hz: the waveform above, its spectrogram below."""
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
-    starts = np.linspace(0, len(samples), min(len(samples), 1200), endpoint=False).astype(int)  # of the columns drawn
+    above.plot(np.arange(len(samples)) / rate, samples, linewidth=0.6)
+    *_, image = below.specgram(samples, NFFT=1024, Fs=rate, noverlap=768, mode='magnitude',
+                               cmap='magma', vmin=-100, vmax=-20)
 
-    low, high = np.minimum.reduceat(samples, starts), np.maximum.reduceat(samples, starts)
-    above.plot(np.repeat(starts / rate, 2), np.stack([low, high], axis=1).ravel(), linewidth=0.6,
-               marker='.' if len(samples) < 100 else None)
-    above.set(ylim=(-1, 1), ylabel='amplitude')
+    # digital silence is minus infinity dB and has no colour: the ground is black
+    above.set(ylim=(-1, 1), ylabel='amplitude', xlim=(0, len(samples) / rate))
+    below.set(facecolor='black', xlabel='time (s)', ylabel='frequency (Hz)')
+    figure.colorbar(image, ax=below, label='level (dB)', pad=0.01)
 
-    window = 2048
-    frames = np.lib.stride_tricks.sliding_window_view(np.pad(samples, window // 2), window)[starts]  # (columns, window)
-    magnitude = np.abs(np.fft.rfft(frames * np.hanning(window))) / (window / 4)  # a full-scale sine is 1, 0 dB
-    decibels = 20 * np.log10(magnitude + 1e-6)[:, 1:]  # without 0 Hz, which a logarithmic axis cannot show
-    edges = (np.arange(decibels.shape[1] + 1) + 0.5) * rate / window
-    loudest = max(decibels.max(), -40)  # so that silence stays black
-    picture = below.pcolormesh(np.append(starts, len(samples)) / rate, edges, decibels.T, cmap='magma',
-                               vmin=loudest - 80, vmax=loudest)
-    ticks = [100, 200, 500, 1000, 2000, 5000]
-    below.set(yscale='log', yticks=ticks, yticklabels=ticks, ylim=(50, min(8000, rate / 2)), ylabel='frequency (Hz)',
-              xlim=(0, len(samples) / rate), xlabel='time (s)')
-    below.minorticks_off()
-    figure.colorbar(picture, ax=below, label='level (dB)')
-    save_figure(figure, path)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Sampling
-
-SUFFIX = dict(text='', music='.mid', audio='.wav')
-
-
-def load(path):
-    """The checkpoint at path, checked, and its model on the CPU. SystemExit with one sentence where it is no such thing.
-
-    It may come from a stranger. weights_only refuses all but numbers, text and containers, so that no code can run, and
-    no model is built that is larger than the file.
-    """
+def save_picture(path, draw, figsize=(8, 4.5)):
+    """Write what draw(figure) draws as a PNG file; a sentence where it cannot be drawn."""
+    os.environ['MPLBACKEND'] = 'agg'  # a notebook's may be missing here
     try:
-        with zipfile.ZipFile(path) as file:  # as torch.save writes it; torch.load would take a flipped bit for a weight
-            if any(part.compress_type for part in file.infolist()) or file.testzip():
-                raise ValueError('a part of it is damaged')
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-        config, meta = GPTConfig(**checkpoint['config']), checkpoint['meta']
-        check_meta(meta)
-        if type(checkpoint['step']) is not int:
-            raise ValueError('its step is not a number')
-        parameters = config.n_embd * (config.vocab_size + config.block_size + 12 * config.n_embd * config.n_layer)
-        if config.wavelet == 'learnable':
-            parameters += (config.n_layer - 1) * config.kernel_sizes().sum().item()  # f = 1 is none; LayerNorms are more
-        if config.vocab_size != meta['vocab_size'] or 4 * parameters > path.stat().st_size:  # at least, of 4 bytes each
-            raise ValueError('its config describes another model than it holds')
-        model = GPT(config)
-        model.load_state_dict(checkpoint['model'])
-        if not all(parameter.isfinite().all() for parameter in model.parameters()):
-            raise ValueError('its weights are not numbers')
-    except pickle.UnpicklingError:
-        raise SystemExit(f'{path} is refused: it is damaged, or made to run code when it is loaded')
-    except Exception as error:  # hostile or damaged bytes can end in any
-        what = printable((str(error) or repr(error)).splitlines()[0][:200])
-        raise SystemExit(f'{path} holds no model that this program can load: {what}')
-    return checkpoint, model
+        from matplotlib import figure, style
+        data = io.BytesIO()
+        # the default style, whatever a matplotlibrc says
+        with style.context('default'), warnings.catch_warnings(action='ignore'):
+            page = figure.Figure(figsize=figsize, layout='constrained')
+            draw(page)
+            page.savefig(data, format='png', dpi=120)
+        write_aside(path, data.getvalue())
+    except (Exception, SystemExit) as error:  # a picture never ends a run
+        print(f'{path} is not drawn: {error!r}', file=sys.stderr)
 
-
-def printable(text):
-    """text without what could steer a terminal: a stranger may have written it. Spaces and joiners of all languages stay;
-    a carriage return goes, since the line feed behind it, as on Windows, ends the line alone."""
-    return ''.join(c if c.isprintable() or c in '\n\t\u200c\u200d' or c > '\x9f' and c.isspace() else '\ufffd'
-                   for c in text.replace('\r', ''))
-
-
-def prompt_tokens(prompt, meta):
-    """The tokens to continue: of the text, or of the .mid or .wav file that prompt names; the least there is if ''."""
-    if meta['modality'] == 'text':
-        characters = meta['characters']
-        return encode_text(prompt or ('\n' if '\n' in characters else ' ' if ' ' in characters else characters[0]), characters)
-    if not prompt:
-        return np.array([356 + 16] if meta['modality'] == 'music' else [128])  # a middling velocity; silence
-    try:
-        data = Path(prompt).read_bytes()
-    except OSError as error:
-        raise SystemExit(f'--prompt={prompt}: {error.strerror}; this run continues a {SUFFIX[meta["modality"]]} file')
-    return (music_tokens if meta['modality'] == 'music' else audio_tokens)(data)
-
-
-def write_result(path, tokens, meta):
-    """Write tokens (N,) as what they are: a text file, or a .mid or .wav file and beside it a .png."""
+def write_sample(path, tokens, meta):
+    """Write tokens as the text, the music or the sound that they are, and draw it."""
     if meta['modality'] == 'text':
         write_aside(path, decode_text(tokens, meta['characters']).encode())
     elif meta['modality'] == 'music':
         notes = decode_notes(tokens)
         write_aside(path, write_midi(notes))
-        draw_piano_roll(notes, path.with_suffix('.png'))
+        save_picture(path.with_suffix('.png'), lambda figure: draw_piano_roll(figure, notes))
     else:
-        samples = mu_law_decode(tokens)
-        write_aside(path, write_wav(samples, meta['sample_rate']))
-        draw_audio(samples, meta['sample_rate'], path.with_suffix('.png'))
+        samples, rate = mu_law_decode(tokens), meta['sample_rate']
+        write_aside(path, write_wav(samples, rate))
+        save_picture(path.with_suffix('.png'), lambda figure: draw_sound(figure, samples, rate))
 
-
-def labelled_examples(prompt, checkpoint):
-    """[(what is read, its tokens, its right label or None)] of the prompt, or of five examples of the test split."""
-    meta, T = checkpoint['meta'], checkpoint['config']['block_size']
-    if prompt and meta['modality'] == 'listops':
-        words = prompt.replace(']', ' ] ').split()
-        wrong = [word for word in words if word not in SYMBOLS]
-        if wrong or len(words) > T:
-            raise ValueError(f'{wrong[0]!r} is not one of {" ".join(SYMBOLS)}' if wrong else
-                             f'it has {len(words)} symbols, and the model reads at most {T}')
-        tokens = [SYMBOLS.index(word) for word in words]
-        return [(' '.join(words), tokens, str(listops_answer(tokens)))]
-    if prompt and meta['modality'] == 'bytes':
-        return [(ascii(prompt), list(prompt.encode(errors='replace')[:T]), None)]  # cut as the data are
-    if prompt:
-        raise ValueError('pictures cannot be typed: leave --prompt open for examples of the test split')
+def load_checkpoint(path):
+    """What train.py wrote to path: (checkpoint, its model on the CPU)."""
     try:
-        name = re.fullmatch(FOLDER_NAME, dict(checkpoint['settings'])['dataset'])[0]
-    except (KeyError, TypeError, ValueError):  # a stranger may have written it
-        raise SystemExit('the checkpoint does not say which data it learned: give a --prompt')
-    if read_meta(name) != meta:
-        raise SystemExit(f'data/{name} is not what this run learned: give a --prompt, or prepare {name} as it was')
-    show = dict(listops=lambda tokens: ' '.join(SYMBOLS[token] for token in tokens), pixels=lambda tokens: 'a picture',
-                bytes=lambda tokens: ascii(bytes(tokens[:80].astype(np.uint8)).decode(errors='replace')))[meta['modality']]
-    ends = np.cumsum(meta['pieces']['test'][:5])
-    pieces = np.split(read_tokens(name, 'test', meta)[:ends[-1]], ends[:-1])
-    return [(show(piece[:-1]), piece[:-1].tolist(), meta['labels'][piece[-1] - first_label(meta)]) for piece in pieces]
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)  # runs no code
+        model = GPT(GPTConfig(**checkpoint['config']))
+        model.load_state_dict(checkpoint['model'])
+    except Exception as error:
+        # the first sentence only: PyTorch goes on with how to run the code
+        raise SystemExit(f'{path} holds no model: {str(error).split(". ")[0][:200]!r}')
+    return checkpoint, model
 
+def prompt_tokens(prompt, meta):
+    """The tokens of a text, or of the file that prompt names; without one a beginning."""
+    if meta['modality'] == 'text':
+        characters = meta['characters']
+        beginning = [c for c in '\n\r ' + characters if c in characters][0]
+        return encode_text(prompt or beginning, characters).tolist()
+    music = meta['modality'] == 'music'
+    encode = music_tokens if music else audio_tokens
+    tokens = encode(Path(prompt).read_bytes()).tolist() if prompt else []
+    return tokens or [371 if music else 128]  # a middling velocity; silence
 
 @torch.no_grad()
 def print_labels(model, checkpoint, prompt):
-    """The three likeliest labels of the prompt, or of examples of the test split, and the right one where it is known."""
-    labels = checkpoint['meta']['labels']
-    for shown, tokens, right in labelled_examples(prompt, checkpoint):
-        logits = model(torch.tensor([tokens], device=model.lm_head.weight.device))[0][0, -1].float()  # (V,)
-        chances, best = logits.softmax(dim=0)[-len(labels):].topk(min(3, len(labels)))
-        print(shown, '->', ', '.join(f'{labels[n]} {chance:.1%}' for n, chance in zip(best.tolist(), chances.tolist())),
-              f'(right: {right})' if right else '')
+    """The three likeliest labels of the prompt, or of five test examples, and the right one."""
+    meta, T = checkpoint['meta'], model.config.block_size
+    labels, first = meta['labels'], meta['vocab_size'] - len(meta['labels'])  # the last ids
 
+    # (tokens, right label) of every example; a prompt cannot be a picture
+    if prompt and meta['modality'] == 'listops':
+        words = prompt.split()
+        if len(words) > T or set(words) - set(SYMBOLS):
+            raise ValueError(f'a list is at most {T} of {" ".join(SYMBOLS)} with blanks between')
+        tokens = [SYMBOLS.index(word) for word in words]
+        examples = [(tokens, listops_answer(tokens))]
+    elif prompt and meta['modality'] == 'bytes':
+        examples = [(list(prompt.encode()[:T]), 'not known')]
+    else:
+        dataset = checkpoint['settings']['dataset']
+        rows = read_tokens(dataset, 'test', read_meta(dataset))[:5].astype(int)  # (5, W)
+        ends = (rows >= first).argmax(axis=1)  # a row is a sequence, its label, padding
+        examples = [(row[:end], labels[row[end] - first]) for row, end in zip(rows, ends)]
 
-def main(settings):
-    run = settings.run or runs()[0]
-    if settings.device != 'cpu' and not dict(cuda=torch.cuda, mps=torch.backends.mps)[settings.device].is_available():
-        raise SystemExit(f'--device={settings.device}: this PyTorch sees no such device here; use --device=cpu')
-    checkpoint, model = load(Path('out') / run / 'best.pt')
-    model, meta = model.to(settings.device).eval(), checkpoint['meta']
-    print(f'out/{run}/best.pt, step {checkpoint["step"]}', file=sys.stderr)
-    if 'labels' in meta:
-        unused = [name for name in getattr(settings, 'given', ()) if name not in ('run', 'prompt', 'device')]
-        if unused:
-            raise SystemExit(f'--{unused[0]} is for runs that write text, music or sound, and {run} only names labels: leave it out')
-        try:
-            return print_labels(model, checkpoint, settings.prompt)
-        except ValueError as error:
-            raise SystemExit(f'--prompt={settings.prompt}: {error}')
+    # only the logits of the labels are compared
+    for tokens, right in examples:
+        idx = torch.tensor(tokens, device=model.lm_head.weight.device)[None]  # (1, T)
+        logits = model(idx)[0][0, -1, first:]  # (number of labels,)
+        chances, best = logits.softmax(dim=0).topk(min(3, len(labels)))
+        guesses = [f'{labels[n]} {chance:.1%}' for n, chance in zip(best, chances.tolist())]
+        print(f'{", ".join(guesses)} (right: {right})')
+
+def main(argv=None):
+    paths = sorted(Path('out').glob('*/best.pt'), key=os.path.getmtime)
+    runs = [path.parent.name for path in paths]  # the newest last
+    devices = [name for name in ('cpu', 'cuda', 'mps') if getattr(torch, name).is_available()]
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument('--run', choices=runs, metavar='RUN', help='a folder in out/ [the newest]')
+    parser.add_argument('--prompt', default='', help='to continue: a text, or a .mid or .wav file')
+    parser.add_argument('--num_tokens', type=int, help='[text 500, music 1000, sound 16000: 1 s]')
+    parser.add_argument('--temperature', type=float, default=0.8, help='0: the likeliest [0.8]')
+    parser.add_argument('--top_k', type=int, help='choose among the k likeliest only [all]')
+    parser.add_argument('--seed', type=int, default=1337, help='another seed, another sample')
+    parser.add_argument('--out', type=Path, help='a file [text: none, else out/<run>/sample.*]')
+    parser.add_argument('--device', choices=devices, default='cpu', help='where to compute [cpu]')
+    settings = parser.parse_args(argv)
+    sys.stdout.reconfigure(encoding='utf-8')  # whatever the console thinks it is
+
+    # the run, and the prompt
+    if not runs:
+        raise SystemExit('there is no run in out/ yet: python train.py')
+    folder = Path('out') / (settings.run or runs[-1])
+    checkpoint, model = load_checkpoint(folder / 'best.pt')
+    model.eval().to(settings.device)
+    meta, prompt = checkpoint['meta'], settings.prompt
+    try:
+        if 'labels' in meta:
+            return print_labels(model, checkpoint, prompt)
+        tokens = prompt_tokens(prompt, meta)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f'--prompt={prompt}: {error}')
+
     text, suffix = meta['modality'] == 'text', SUFFIX[meta['modality']]
-    path = Path(settings.out) if settings.out else None if text else Path('out') / run / f'sample{suffix}'
-    if not text and path.suffix != suffix:
-        raise SystemExit(f'--out={path}: the run {run} makes {meta["modality"]}, so the name must end in {suffix}')
-    try:
-        tokens = prompt_tokens(settings.prompt, meta).tolist()
-    except ValueError as error:
-        raise SystemExit(f'--prompt={settings.prompt}: {error}')
-    if not tokens:
-        raise SystemExit(f'--prompt={settings.prompt} holds nothing to continue')
-    if text and hasattr(sys.stdout, 'reconfigure'):
-        sys.stdout.reconfigure(encoding='utf-8')  # whatever the console thinks it is
-    if text:
-        print(settings.prompt, end='', flush=True)
+    out = settings.out or (None if text else folder / f'sample{suffix}')
+    if out and not (out.parent.is_dir() and out.name.endswith(suffix)):
+        raise SystemExit(f'--out={out}: name a {suffix} file in a folder that is there')
 
+    # text is printed as it is made, of music and sound only the number of tokens
     torch.manual_seed(settings.seed)
-    count = settings.num_tokens or dict(text=500, music=1000, audio=16000)[meta['modality']]
-    idx = torch.tensor([tokens], device=settings.device)  # (1, T0)
-    first = 0 if settings.prompt or not text else 1  # a prompt that was not given is not part of the text
-    begin, n = time.perf_counter(), 0
+    idx = torch.tensor([tokens], device=settings.device)  # (1, T)
+    count = settings.num_tokens or NUM_TOKENS[meta['modality']]
+    line_ends = io.IncrementalNewlineDecoder(None, translate=True)  # \r and \r\n to \n
+    made, stopped, begin = [], '', time.perf_counter()
     try:
-        for n, token in enumerate(model.stream(idx, count, settings.temperature, settings.top_k), 1):
-            tokens.append(token.item())
+        print(line_ends.decode(prompt if text else ''), end='', flush=True)
+        for token in model.stream(idx, count, settings.temperature, settings.top_k):
+            made.append(token.item())
             if text:
-                print(printable(decode_text(tokens[-1:], meta['characters'])), end='', flush=True)
-            elif n % 100 == 0:
-                left = (time.perf_counter() - begin) / n * (count - n)
-                print(f'\r{n} of {count} tokens, {left:.0f} s left ', end='', file=sys.stderr, flush=True)
+                new = line_ends.decode(meta['characters'][made[-1]])
+                print(new.translate(CONTROLS), end='', flush=True)
+            elif len(made) % 100 == 0:
+                print(f'\r{len(made)} of {count} tokens', end='', file=sys.stderr)
     except KeyboardInterrupt:
-        print(f'\nstopped after {n} tokens', file=sys.stderr)
-    except BrokenPipeError:
-        if path:
-            print(f'{path} is not written: the reader of the text left before its end', file=sys.stderr)
-        raise
-    print()
-    print(f'{n / (time.perf_counter() - begin):,.0f} tokens/s', file=sys.stderr)
-    if path:
-        try:
-            write_result(path, tokens[first:], meta)
-        except (OSError, ValueError) as error:  # no space; music of more than a day
-            raise SystemExit(f'could not write {path} and its picture: {getattr(error, "strerror", error)}')
-        except ImportError as error:
-            raise SystemExit(f'{path} is written, and its picture is not: {error}: pip install -r requirements.txt')
-        print(f'written to {path}', file=sys.stderr)
-
+        stopped = f', stopped after {len(made)} tokens'
+    except BrokenPipeError:  # head has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    speed = len(made) / (time.perf_counter() - begin)
+    if out:
+        write_sample(out, tokens + made if prompt else made, meta)
+    print(f'\n{speed:,.0f} tokens/s{stopped}, written to {out or "stdout"}', file=sys.stderr)
 
 if __name__ == '__main__':
-    try:
-        main(settings)
-    except KeyboardInterrupt:
-        raise SystemExit('\nstopped')
-    except BrokenPipeError:  # the reader of what is printed, head or less, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    main()

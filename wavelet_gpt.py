@@ -111,6 +111,8 @@ class GPTConfig:
     def __post_init__(self):
         if self.n_embd % self.n_head:
             raise ValueError(f'n_embd={self.n_embd} is not a multiple of n_head={self.n_head}')
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f'dropout={self.dropout} is not at least 0 and below 1')
         if self.wavelet not in ('on', 'off', 'learnable', 'ema', 'past'):
             raise ValueError(f'wavelet={self.wavelet} is not on, off, learnable, ema or past')
         if self.wavelet != 'off' and self.n_layer < 2:

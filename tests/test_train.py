@@ -1,434 +1,453 @@
-"""The scripts as their users run them: training, its files, its mistakes, sampling."""
+"""Training: what a run leaves behind, how it is broken off and resumed, what is compared."""
 
-import contextlib
 import csv
-import io
-import json
 import math
 import os
-import re
+import resource
+import signal
 import subprocess
 import sys
-from dataclasses import dataclass, fields
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import prepare_data
-import sample
 import train
 from conftest import ROOT
-from prepare_data import decode_text
-from sample import write_midi
-from test_gpt import make
 from wavelet_gpt import GPT, GPTConfig
 
-SMALL = dict(dataset='tiny', n_layer=2, n_head=2, n_embd=16, block_size=32, batch_size=4, max_steps=20, eval_interval=10,
-             eval_windows=8, device='cpu')
+SMALL = ('--dataset=tiny --n_layer=2 --n_head=2 --n_embd=16 --block_size=16 --batch_size=4 '
+         '--max_steps=12 --eval_interval=4 --device=cpu').split()
+TEXT = 'the quick brown fox jumps over the lazy dog\n' * 100
 
 
-def run(script, *words):
-    return subprocess.run([sys.executable, ROOT / script, *words], capture_output=True, text=True, encoding='utf-8', timeout=120)
+def write_text(name, text):
+    characters = ''.join(sorted(set(text)))
+    tokens = prepare_data.encode_text(text, characters)
+    prepare_data.write_dataset(name, dict(train=tokens, val=tokens[:1000]), dict(
+        modality='text', vocab_size=len(characters), characters=characters, source='a test'))
 
 
 @pytest.fixture
 def tiny(here):
-    (here / 'tiny.txt').write_text('the quick brown fox jumps over the lazy dog\n' * 200)
-    prepare_data.main(['--input', 'tiny.txt', '--name=tiny'])
+    write_text('tiny', TEXT)
     return here
 
 
-def log_of(folder):
-    with open(folder / 'log.csv') as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+@pytest.fixture
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(train, 'save_picture', lambda *_, **__: None)
 
 
-def test_a_run_leaves_a_log_two_checkpoints_and_a_picture(tiny):
-    model, meta, folder, rows = train.train(train.Settings(**SMALL))
-    assert folder == Path('out/tiny-on')
-    log = log_of(folder)
-    assert [row['step'] for row in log] == [0, 10, 20]
-    assert list(log[0])[:5] == ['step', 'train_loss', 'val_loss', 'tokens_per_s', 'seconds']
-    assert log[2]['val_loss'] < log[0]['val_loss'] and log[2]['seconds'] > log[1]['seconds'] > 0
-    assert (folder / 'loss.png').read_bytes().startswith(b'\x89PNG')
-    for name in ('last.pt', 'best.pt'):
-        checkpoint = torch.load(folder / name, weights_only=True)
-        assert checkpoint['step'] == 20 and checkpoint['meta']['characters'] == meta['characters']
-        copy = GPT(GPTConfig(**checkpoint['config']))
-        copy.load_state_dict(checkpoint['model'], strict=True)
-        assert all(torch.equal(a, b) for a, b in zip(copy.parameters(), model.parameters()))
-    assert sorted(file.name for file in folder.iterdir()) == ['best.pt', 'last.pt', 'log.csv', 'loss.png',
-                                                            'result.json']
+def settings(*words):
+    sys.argv = ['train.py', *words]
+    return train.read_settings()
 
 
-def test_the_same_seed_gives_the_same_run_and_a_default_name_is_numbered(tiny):
-    logs = [[row['val_loss'] for row in train.train(train.Settings(**SMALL))[3]] for _ in range(2)]
-    assert logs[0] == logs[1]
-    assert sorted(folder.name for folder in (tiny / 'out').iterdir()) == ['tiny-on', 'tiny-on-2']
+def run(*words):
+    """The last checkpoint and the model of a training with the settings SMALL and words."""
+    return train.train(*settings(*SMALL, *words))
 
 
-def test_evaluating_more_often_or_over_more_windows_does_not_change_training(tiny):
-    a = train.train(train.Settings(**SMALL))[0]
-    b = train.train(train.Settings(**{**SMALL, 'eval_interval': 3, 'eval_windows': 5}))[0]
-    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+def resume(*words):
+    return train.train(*settings('--resume', *words))
 
 
-def test_wavelet_on_and_off_see_the_same_batches_from_the_same_initial_weights(tiny):
-    runs = [train.train(train.Settings(**{**SMALL, 'wavelet': wavelet, 'wavelet_fraction': 0.0})) for wavelet in ('on', 'off')]
-    assert [[row['val_loss'] for row in rows] for *_, rows in runs][0] == [row['val_loss'] for row in runs[1][3]]
+def weights(run):
+    return torch.cat([p.detach().flatten() for p in run[1].parameters()])
+
+
+def losses(run):
+    return [(row['step'], row['train_loss'], row['val_loss']) for row in run[0]['rows']]
+
+
+def ends(*words):
+    """How a run that fails ends, in words or in a status that is not 0."""
+    with pytest.raises(SystemExit) as end:
+        run(*words)
+    assert end.value.code not in (None, 0)
+    return str(end.value.code)
+
+
+# --- a run
+
+
+def test_a_run_leaves_a_log_two_checkpoints_and_a_picture(tiny, capsys):
+    sys.argv = ['train.py', *SMALL]
+    train.main()
+    out = Path('out/tiny-on')
+    assert {path.name for path in out.iterdir()} == {'log.csv', 'last.pt', 'best.pt', 'loss.png'}
+    assert (out / 'loss.png').read_bytes().startswith(b'\x89PNG')
+    assert Path('out/tiny.png').read_bytes().startswith(b'\x89PNG')
+    with open(out / 'log.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ['step', 'train_loss', 'val_loss', 'tokens_per_s', 'seconds']
+    assert [row['step'] for row in rows] == ['0', '4', '8', '12']
+    assert float(rows[-1]['val_loss']) < float(rows[0]['val_loss'])
+    last = torch.load(out / 'last.pt', weights_only=True)
+    model = GPT(GPTConfig(**last['config']))
+    model.load_state_dict(last['model'], strict=True)
+    said = capsys.readouterr().out
+    assert f'{math.log(len(set(TEXT))):.3f}' in said and 'tiny-on' in said.splitlines()[-2]
+
+
+def test_a_name_that_is_taken_gets_a_number_and_a_given_one_is_refused(tiny):
+    first = run()
+    before = Path('out/tiny-on/last.pt').read_bytes()
+    second = run('--seed=1')
+    assert second[0]['settings']['run'] == 'tiny-on-2'
+    assert not torch.equal(weights(first), weights(second))
+    ends('--run=tiny-on')
+    assert Path('out/tiny-on/last.pt').read_bytes() == before
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_validation_loss(tiny, monkeypatch):
+    lows = iter([3.0, 2.0, 1.0, 2.5, 2.7])
+    monkeypatch.setattr(train, 'evaluate', lambda *_: (next(lows), 0.0))
+    run()
+    assert torch.load('out/tiny-on/best.pt', weights_only=True)['step'] == 4
+    assert torch.load('out/tiny-on/last.pt', weights_only=True)['step'] == 12
+
+
+def test_evaluating_more_often_changes_no_training(tiny):
+    assert torch.equal(weights(run('--dropout=0.1')), weights(run('--dropout=0.1', '--eval_interval=1')))
+
+
+def test_on_and_off_see_the_same_batches_from_the_same_initial_weights(tiny):
+    on, off = run('--wavelet=on', '--wavelet_fraction=0'), run('--wavelet=off')
+    assert torch.equal(weights(on), weights(off)) and losses(on) == losses(off)
+
+
+def test_the_batches_of_text_are_drawn_from_the_seed_alone(tiny, monkeypatch):
+    drawn, get_batch = [], train.Data.get_batch
+
+    def watched(data, split, starts):
+        drawn.append((split, starts.tolist()))
+        return get_batch(data, split, starts)
+    monkeypatch.setattr(train.Data, 'get_batch', watched)
+    run('--dropout=0.2', '--seed=7')
+    order = torch.Generator().manual_seed(7)
+    n = len(TEXT) - 16
+    expected = [torch.randint(n, (4,), generator=order).tolist() for _ in range(12)]
+    evaluated = torch.linspace(0, n - 1, 128, dtype=torch.double).long().tolist()
+    of_train = [starts for split, starts in drawn if split == 'train']
+    assert of_train[32:] == expected and sum(of_train[:32], []) == evaluated
+
+
+def test_a_batch_is_the_stream_and_its_targets_are_one_step_later(tiny):
+    data = train.Data(settings(*SMALL)[0], torch.device('cpu'))
+    tokens = torch.from_numpy(np.array(data.splits['train'])).long()
+    x, y = data.get_batch('train', torch.tensor([0, 7, len(tokens) - 17]))
+    for n, start in enumerate((0, 7, len(tokens) - 17)):
+        assert torch.equal(x[n], tokens[start:start + 16])
+        assert torch.equal(y[n], tokens[start + 1:start + 17])
 
 
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
-def test_mixed_precision_learns_too(tiny, dtype):
-    rows = train.train(train.Settings(**{**SMALL, 'dtype': dtype}))[3]
-    assert rows[-1]['val_loss'] < rows[0]['val_loss'] - 0.02
+def test_mixed_precision_learns_and_resumes(tiny, dtype):
+    rows = run(f'--dtype={dtype}', '--max_steps=40')[0]['rows']
+    assert rows[-1]['val_loss'] < rows[0]['val_loss'] - 0.05
+    assert losses(resume()) == losses([dict(rows=rows)])
 
 
-@pytest.mark.parametrize('error', [RuntimeError('no C compiler\nsecond line'), AssertionError()])
-def test_a_compiler_that_fails_does_not_end_the_run(tiny, monkeypatch, capsys, error):
+def test_a_compiler_that_fails_ends_no_run(tiny, monkeypatch):
     def broken(model):
-        raise error
-    monkeypatch.setattr(train.torch, 'compile', broken)
-    rows = train.train(train.Settings(**{**SMALL, 'compile': True}))[3]
-    why = 'no C compiler' if str(error) else 'AssertionError()'
-    assert rows[-1]['step'] == 20 and f'going on without ({why})' in capsys.readouterr().out
+        raise RuntimeError('no C compiler')
+    plain = run()
+    monkeypatch.setattr(torch, 'compile', broken)
+    assert torch.equal(weights(run('--compile=on')), weights(plain))
 
 
-def test_the_learning_rate_warms_up_peaks_and_falls_to_a_tenth():
-    settings = train.Settings(max_steps=600, learning_rate=1.0)
-    rates = [train.learning_rate_at(step, settings) for step in range(600)]
-    assert rates[0] == 0.01 and max(rates) == rates[99] == rates[100] == 1.0
-    assert all(a >= b for a, b in zip(rates[100:], rates[101:])) and 0.1 <= rates[-1] < 0.1001
-    for max_steps in (1, 2, 6, 100):  # also where nothing is left for a warm-up
-        short = train.Settings(max_steps=max_steps)
-        assert all(0 < train.learning_rate_at(step, short) <= 1e-3 for step in range(max_steps))
+def test_the_rate_warms_up_peaks_and_falls_to_a_tenth(tiny):
+    args, _ = settings(*SMALL, '--max_steps=600', '--learning_rate=1')
+    rates = [train.get_lr(step, args) for step in range(600)]
+    assert rates[0] == 0.01 and max(rates) == rates[100] == 1
+    assert rates[:101] == sorted(rates[:101]) and rates[100:] == sorted(rates[100:])[::-1]
+    assert 0.1 <= rates[-1] < 0.1001
+    for steps in 1, 2, 6, 7:
+        args.max_steps = steps
+        assert all(0 < train.get_lr(step, args) <= 1 for step in range(steps))
 
 
-def test_only_matrices_are_decayed_and_learned_kernels_are_none(tiny):
-    rows = train.train(train.Settings(**{**SMALL, 'learning_rate': 1e-12, 'weight_decay': 1e10, 'bias': True, 'wavelet': 'learnable'}))
-    model, fresh = rows[0], GPT(rows[0].config)
-    for name, parameter in model.named_parameters():
-        if parameter.dim() != 2:
-            assert torch.allclose(parameter, dict(fresh.named_parameters())[name], atol=1e-6)
-    assert model.lm_head.weight.std() < 0.019
-
-
-def test_every_step_has_its_learning_rate_and_a_gradient_that_is_no_longer_than_grad_clip(tiny, monkeypatch):
-    rates, norms, step = [], [], torch.optim.AdamW.step
+def test_every_step_has_its_rate_a_short_gradient_and_decay_on_matrices_only(tiny, monkeypatch):
+    seen, step = [], torch.optim.AdamW.step
 
     def watched(optimizer, *words):
-        rates.append(optimizer.param_groups[0]['lr'])
-        norms.append(math.hypot(*(p.grad.norm().item() for group in optimizer.param_groups for p in group['params'])))
+        for group in optimizer.param_groups:
+            assert all((p.dim() == 2) == (group['weight_decay'] > 0) for p in group['params'])
+        gradient = [p.grad for group in optimizer.param_groups for p in group['params']]
+        norm = torch.cat([g.flatten() for g in gradient]).norm().item()
+        seen.append((optimizer.param_groups[0]['lr'], norm))
         return step(optimizer, *words)
     monkeypatch.setattr(torch.optim.AdamW, 'step', watched)
-    settings = train.Settings(**SMALL, grad_clip=1e-3)
-    train.train(settings)
-    assert rates == [train.learning_rate_at(step, settings) for step in range(20)]
-    assert max(norms) <= 1.001 * settings.grad_clip and min(norms) > 0.9 * settings.grad_clip
+    run('--bias=on', '--wavelet=learnable')
+    args, _ = settings(*SMALL)
+    assert [rate for rate, _ in seen] == [train.get_lr(step, args) for step in range(12)]
+    assert max(norm for _, norm in seen) <= 1.0001
 
 
-def test_the_scaled_loss_of_float16_does_not_scale_what_is_clipped(tiny, monkeypatch):
-    norms, clip = [], torch.nn.utils.clip_grad_norm_
-    monkeypatch.setattr(torch.nn.utils, 'clip_grad_norm_', lambda *words: norms.append(clip(*words).item()))
-    for dtype in 'float32', 'float16':
-        train.train(train.Settings(**SMALL | dict(dtype=dtype, max_steps=1)))
-    assert norms[1] == pytest.approx(norms[0], rel=0.02)
+# --- breaking off and going on
 
 
-def test_the_order_of_the_batches_depends_on_the_seed_alone(tiny, monkeypatch):
-    drawn, windows = [], train.windows
-
-    def watched(data, starts, *words):
-        drawn.append(starts.tolist())
-        return windows(data, starts, *words)
-    monkeypatch.setattr(train, 'windows', watched)
-    orders = []
-    for changes in {}, dict(dropout=0.2, wavelet='off', n_layer=3), dict(seed=1):
-        drawn.clear()
-        train.train(train.Settings(**SMALL | changes))
-        orders.append(list(drawn))
-    assert orders[0] == orders[1] != orders[2]
+def break_off(monkeypatch, at, start, *words):
+    """Train until step at, where somebody types Ctrl-C."""
+    def rate(step, args):
+        if step == at:
+            raise KeyboardInterrupt
+        return get_lr(step, args)
+    get_lr = train.get_lr
+    with monkeypatch.context() as patch:
+        patch.setattr(train, 'get_lr', rate)
+        with pytest.raises(KeyboardInterrupt):
+            start(*words)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-@pytest.mark.parametrize('dtype, compiled', [('float32', False), ('float16', False), ('bfloat16', True)])
-def test_training_on_a_gpu_learns_what_training_on_the_cpu_learns(tiny, dtype, compiled):
-    (*_, on_cpu), (*_, folder, on_gpu) = (train.train(train.Settings(**SMALL | changes))
-                                          for changes in ({}, dict(device='cuda', dtype=dtype, compile=compiled)))
-    assert [row['val_loss'] for row in on_gpu] == pytest.approx([row['val_loss'] for row in on_cpu], abs=0.02)
-    assert ('compiled' in json.loads((folder / 'result.json').read_text())['machine']) == compiled  # it may go on without
+@pytest.mark.parametrize('words', [['--dropout=0.2'], ['--dtype=float16', '--wavelet=learnable']])
+def test_a_run_broken_off_after_any_row_ends_bit_for_bit_as_one_that_was_not(
+        tiny, monkeypatch, words):
+    whole = run(*words)
+    for at in 1, 5, 9:
+        break_off(monkeypatch, at, run, *words)
+        torch.manual_seed(0)  # nothing may depend on what happened in between
+        resumed = resume()
+        assert resumed[0]['settings']['run'] == f'tiny-{whole[0]["settings"]["wavelet"]}-{at // 4 + 2}'
+        assert torch.equal(weights(resumed), weights(whole)) and losses(resumed) == losses(whole)
 
 
-@pytest.mark.parametrize('capability, dtype', [((9, 0), 'bfloat16'), ((8, 0), 'bfloat16'), ((7, 5), 'float16'),
-                                               ((6, 1), 'float32')])
-def test_a_gpu_gets_the_shortest_float_that_it_is_fast_at(monkeypatch, capability, dtype):
-    for name, answer in dict(is_available=True, device_count=1, set_device=None, get_device_capability=capability,
-                             get_device_name='a GPU').items():
-        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
-    assert train.choose_device(train.Settings()) == (torch.device('cuda'), getattr(torch, dtype), True)
-    assert train.choose_device(train.Settings(device='cpu'))[1:] == (torch.float32, False)
+def test_a_run_may_be_broken_off_twice_and_evaluated_otherwise(tiny, monkeypatch):
+    whole = run('--dropout=0.2')
+    break_off(monkeypatch, 5, run, '--dropout=0.2', '--run=broken')
+    break_off(monkeypatch, 11, resume, '--run=broken', '--eval_interval=5')
+    resumed = resume('--run=broken')
+    assert torch.equal(weights(resumed), weights(whole))
+    assert [row['step'] for row in resumed[0]['rows']] == [0, 4, 5, 10, 12]
+    with open('out/broken/log.csv', newline='') as file:
+        assert [row['step'] for row in csv.DictReader(file)] == ['0', '4', '5', '10', '12']
 
 
-def test_an_apple_gpu_trains_only_what_it_computes_as_the_cpu_does(monkeypatch, capsys):
-    config = train.model_config(train.Settings(**SMALL), vocab_size=5)
-    monkeypatch.setattr(torch.Tensor, 'to', lambda x, *_: x)  # every place is the CPU, so that both agree
-    monkeypatch.setattr(torch.nn.Module, 'to', lambda model, *_: model)
-    assert train.mps_or_cpu(config, 4).type == 'mps' and not capsys.readouterr().out
-    assert train.mps_or_cpu(config, 32_768 // config.block_size).type == 'cpu'
-    assert 'at most 32,767' in capsys.readouterr().out
-
-    def wrong_gradient(model):
-        model.transformer.h[0].mlp.register_full_backward_hook(lambda module, grads, _: (grads[0] * 1.1,))
-
-    def wrong_without_gradient(model):
-        model.lm_head.register_forward_hook(lambda module, _, logits: logits if torch.is_grad_enabled() else logits * 1.1)
-    for spoil in wrong_gradient, wrong_without_gradient:
-        monkeypatch.setattr(torch.nn.Module, 'to', lambda model, device: (device == 'mps' and spoil(model), model)[1])
-        assert train.mps_or_cpu(config, 4).type == 'cpu'
-        assert 'computes something else' in capsys.readouterr().out
-    monkeypatch.undo()
-    if not torch.backends.mps.is_available():
-        assert train.mps_or_cpu(config, 4).type == 'cpu'  # where there is none, an error says so
-        assert 'MPS does not work for this model, going on on the CPU (' in capsys.readouterr().out
-
-
-def test_half_precision_on_an_apple_gpu_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: True)
-    assert train.choose_device(train.Settings()) == (torch.device('mps'), torch.float32, False)
-    with pytest.raises(SystemExit, match='--dtype=float16: .* use float32'):
-        train.choose_device(train.Settings(dtype='float16'))
-
-
-def test_the_time_that_is_left_is_that_of_the_steps_that_are_left(capsys):
-    row = dict(step=150, train_loss=2.0, val_loss=2.0, tokens_per_s=1000.0, seconds=60.0)
-    train.report([row], 600, dict(modality='text', vocab_size=9))
-    assert '3:00 left' in capsys.readouterr().out
-
-
-def test_batches_are_windows_of_the_text_and_their_next_tokens():
-    text = torch.arange(100, dtype=torch.uint8), torch.tensor([100]), False
-    x, y = train.windows(text, torch.tensor([0, 7, 91]), 8, torch.device('cpu'))
-    assert x.tolist() == [[s + t for t in range(8)] for s in (0, 7, 91)] and torch.equal(y, x + 1)
-
-
-def test_no_window_glues_two_pieces_together():
-    lengths = [20, 5, 2, 40, 9]  # shorter and longer than a window of 8 + 1
-    ends = torch.tensor(lengths).cumsum(0)
-    pieces = torch.repeat_interleave(torch.arange(5), torch.tensor(lengths))
-    data = pieces * 100 + torch.arange(76), ends, False
-    assert train.places(data, 8) == 76 - 8
-    x, y = train.windows(data, torch.arange(76), 8, torch.device('cpu'))
-    counted = y >= 0
-    assert (y[counted] == x[counted] + 1 + 0 * y[counted]).all() and (y[counted] // 100 == x[:, :1].expand(-1, 8)[counted] // 100).all()
-    assert (x[:, 0] // 100 == pieces).all()  # a window belongs to the piece it was drawn from
-    assert counted.any(dim=1).all()  # and always has something to predict
-    assert set(y[counted].tolist()) == set(data[0].tolist()) - {0, 120, 225, 327, 467}  # all but the pieces' first tokens
-
-
-@pytest.mark.parametrize('lengths', [[40, 30, 8, 6, 5], [40, 5, 9], [5, 5], [40]])
-def test_every_piece_that_holds_a_target_is_drawn_from(lengths):
-    ends, T = torch.tensor(lengths).cumsum(0), 8
-    data = torch.arange(sum(lengths)), ends, False
-    x, y = train.windows(data, torch.arange(train.places(data, T)), T, torch.device('cpu'))
-    assert set(y[y >= 0].tolist()) == set(range(sum(lengths))) - {0, *ends.tolist()}  # all but the pieces' first tokens
-
-
-def test_every_bad_setting_is_named_in_one_message_and_nothing_is_written(here):
-    words = ['--wavelet=onn', '--sed=3', '--n_head=5', '--max_steps=-4', '--dataset=foo', '--learning_rate=x', '--dtype=float12',
-             '--run=a/b', '--grad_clip=nan']
-    with pytest.raises(SystemExit) as error:
-        prepare_data.read_settings(train.Settings, '', words)
-    for named in ("'onn'", 'did you mean seed', 'n_head=5', '--max_steps=-4', 'data/foo', '--learning_rate=x must be a number',
-                  'float12', '--run=a/b', '--grad_clip=nan'):
-        assert named in str(error.value)
-    assert list(here.iterdir()) == []
-
-
-def test_values_follow_a_space_as_well_as_an_equals_sign(tiny):
-    settings = prepare_data.read_settings(train.Settings, '', ['--dataset', 'tiny', '--max_steps', '7', '--bias', '--compile=off'])
-    assert (settings.dataset, settings.max_steps, settings.bias, settings.compile) == ('tiny', 7, True, False)
-    assert (settings.n_layer, settings.block_size) == (4, 256)
-    paper = prepare_data.read_settings(train.Settings, '', ['--dataset=tiny', '--size=paper', '--n_head=4'])
-    assert (paper.n_layer, paper.block_size, paper.n_head) == (10, 512, 4)
-
-
-def test_a_name_that_was_given_is_not_given_twice(tiny):
-    train.train(train.Settings(**SMALL, run='mine'))
-    assert any('choose another name' in problem for problem in train.Settings(**SMALL, run='mine').problems())
-
-
-def test_data_shorter_than_the_context_are_refused(tiny):
-    with pytest.raises(SystemExit, match='fewer than one window of block_size=1024'):
-        train.train(train.Settings(**{**SMALL, 'block_size': 1024}))
-
-
-def test_data_that_are_not_what_meta_says_are_refused(tiny):
-    (tiny / 'data/tiny/train.bin').write_bytes(b'\xff' * 7920)
-    with pytest.raises(SystemExit, match='train.bin is not what meta.json says'):
-        train.train(train.Settings(**SMALL))
-
-
-@pytest.mark.parametrize('script', [train, prepare_data, sample])
-def test_help_explains_every_setting_by_the_comment_in_the_source(script, capsys):
-    with pytest.raises(SystemExit) as end:
-        prepare_data.read_settings(script.Settings, script.__doc__, ['--help'])
-    text = ' '.join(capsys.readouterr().out.split())
-    assert end.value.code == 0
-    comments = re.findall(r'^    (\w+): .*?  # (.*)$', Path(script.__file__).read_text(), re.M)
-    assert {name for name, _ in comments} >= {field.name for field in fields(script.Settings)}
-    for field in fields(script.Settings):
-        last = dict(comments)[field.name].split()[-1]
-        default = 'off' if field.default is False else field.default
-        assert f'--{field.name} [' in text and last + (f' [{default}]' if default not in (None, '') else '') in text
-
-
-def test_a_setting_of_ones_own_works_before_it_has_a_comment(capsys):
-    @dataclass
-    class Mine(train.Settings):
-        mine: float = 0.5
-    assert prepare_data.read_settings(Mine, '', ['--mine=2']).mine == 2
+def test_a_resumed_run_keeps_its_settings_and_its_data(tiny, monkeypatch):
+    break_off(monkeypatch, 5, run)
+    before = Path('out/tiny-on/last.pt').read_bytes()
+    for word in '--seed=2', '--max_steps=13', '--wavelet=off', '--learning_rate=1', '--size=paper':
+        with pytest.raises(SystemExit) as end:
+            resume(word)
+        assert end.value.code != 0
+    write_text('tiny', TEXT.replace('fox', 'cat'))
     with pytest.raises(SystemExit):
-        prepare_data.read_settings(Mine, '', ['--help'])
-    assert '--mine [MINE] [0.5]' in ' '.join(capsys.readouterr().out.split())
+        resume()
+    assert Path('out/tiny-on/last.pt').read_bytes() == before
 
 
-def test_help_answers_without_importing_torch(here):
-    done = subprocess.run([sys.executable, '-X', 'importtime', ROOT / 'train.py', '--help'], capture_output=True, text=True)
-    assert done.returncode == 0 and 'numpy' in done.stderr and ' torch' not in done.stderr
+def test_a_checkpoint_that_would_run_code_runs_none(tiny):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, ('out/harm',))
+    run()
+    torch.save(dict(model=Evil()), 'out/tiny-on/last.pt')
+    with pytest.raises(SystemExit):
+        resume()
+    run('--wavelet=off')
+    train.compare(*[torch.load('out/tiny-off/last.pt', weights_only=True)[name]
+                    for name in ('settings', 'meta')])
+    assert not Path('out/harm').exists()
 
 
-def test_sampling_continues_the_prompt_repeats_with_its_seed_and_saves(tiny, capsys):
-    train.train(train.Settings(**SMALL))
-
-    def sampled(**changes):
-        capsys.readouterr()
-        sample.main(sample.Settings(**{**dict(prompt='the quick', num_tokens=30, seed=5), **changes}))
-        return capsys.readouterr().out
-    first = sampled(out='out.txt')
-    assert first.startswith('the quick') and len(first) == len('the quick') + 30 + 1
-    assert (tiny / 'out.txt').read_text() + '\n' == first == sampled() != sampled(seed=6)
-    assert sampled(temperature=0) == sampled(temperature=0, seed=6) == sampled(top_k=1, seed=7) != first
-    sampled(prompt='', out='page.txt')
-    assert len((tiny / 'page.txt').read_text()) == 30
-    with pytest.raises(SystemExit, match="'Ω' is not in the alphabet .*abc"):
-        sampled(prompt='xΩ')
+def test_ctrl_c_says_how_to_go_on(tiny, monkeypatch, no_pictures):
+    monkeypatch.setattr(sys, 'argv', ['train.py', *SMALL])
+    monkeypatch.setattr(train.torch.optim.AdamW, 'step', lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(SystemExit, match='--resume --run=tiny-on'):
+        train.main()
+    assert torch.load('out/tiny-on/last.pt', weights_only=True)['step'] == 0
 
 
-def test_a_strangers_characters_cannot_steer_the_terminal(tiny, capsys):
-    train.train(train.Settings(**SMALL))
-    path = tiny / 'out/tiny-on/best.pt'
-    checkpoint = torch.load(path, weights_only=True)
-    characters = checkpoint['meta']['characters']
-    escapes = dict(checkpoint['meta'], characters='\x1b\x9b' + characters[2:])
-    torch.save({**checkpoint, 'meta': escapes}, path)
+def test_kill_9_leaves_a_checkpoint_from_which_the_run_goes_on(tiny):
+    words = [*SMALL, '--eval_interval=1', '--max_steps=100000', '--run=killed']
+    with subprocess.Popen([sys.executable, ROOT / 'train.py', *words],
+                          stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith('step     7'):
+                time.sleep(0.01)
+                process.kill()
+                break
+    last = torch.load('out/killed/last.pt', weights_only=True)
+    assert last['step'] >= 6 and last['rows'][-1]['step'] == last['step']
+    get_lr = train.get_lr
+    train.get_lr = lambda step, args: get_lr(step, args) if step < 12 else 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        resume()
+    train.get_lr = get_lr
+    assert torch.load('out/killed/last.pt', weights_only=True)['step'] > last['step']
+
+
+def test_a_full_disk_ends_in_one_sentence_and_leaves_the_checkpoint_that_was_there(tiny, monkeypatch):
+    save, saved = train.save, []
+
+    def full(checkpoint):
+        if checkpoint['step'] == 8:  # from now on no file may be longer than 1,000 bytes
+            saved.append(Path('out/tiny-on/last.pt').read_bytes())
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        save(checkpoint)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(train, 'save', full)
+    monkeypatch.setattr(signal, 'SIGXFSZ', signal.SIGXFSZ)
+    try:
+        assert 'out' in ends()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert Path('out/tiny-on/last.pt').read_bytes() == saved[0]
+    assert not list(Path('out').rglob('*.part'))
+
+
+def test_a_loss_that_is_no_number_is_never_saved(tiny):
+    assert '1e+30' in ends('--learning_rate=1e30')
+    assert torch.load('out/tiny-on/last.pt', weights_only=True)['step'] == 0
+
+
+@pytest.mark.parametrize('error', [torch.OutOfMemoryError('CUDA out of memory'), MemoryError()])
+def test_too_little_memory_says_what_to_lower(tiny, monkeypatch, error):
+    def forward(*_):
+        raise error
+    monkeypatch.setattr(GPT, 'forward', forward)
+    monkeypatch.setattr(sys, 'argv', ['train.py', *SMALL])
+    with pytest.raises(SystemExit, match='--batch_size'):
+        train.main()
+
+
+@pytest.mark.parametrize('word', ['--n_embd=15', '--dataset=none', '--block_size=5000', '--n_layer=0',
+                                  '--wavelet=of', '--learning_rate=0', '--wavelet_max_level=9',
+                                  '--n_layer=1', '--dropout=2', '--resume'])
+def test_a_setting_that_cannot_be_is_refused_and_leaves_nothing(tiny, word):
+    ends(word)
+    assert not Path('out').exists()
+
+
+# --- several processes
+
+
+def test_two_processes_that_share_the_batches_equal_one(tiny):
+    one = run('--run=one')
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--']
+    environment = dict(os.environ, MASTER_PORT='0')
+    done = subprocess.run([*torchrun, ROOT / 'train.py', *SMALL, '--run=two'], env=environment,
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    two = torch.load('out/two/last.pt', weights_only=True)
+    for name, value in one[1].state_dict().items():
+        torch.testing.assert_close(two['model'][name], value, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(losses([two]), losses(one), atol=1e-5)
+    assert done.stdout.count('step    12') == 1
+
+
+@pytest.mark.parametrize('left', [dict(RANK=''), dict(RANK='1'), dict(WORLD_SIZE='2')])
+def test_a_rank_left_over_in_the_environment_changes_nothing(tiny, monkeypatch, left):
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    assert run()[0]['step'] == 12
+
+
+# --- labelled data
+
+
+def write_labelled(n=200, seed=0, labels=None):
+    """Rows of 1 to 6 tokens 0..3, the label, padding. The label is the first token's parity."""
+    rng = np.random.default_rng(seed)
+    rows = np.zeros((n, 7), int)
+    for row in rows:
+        length = rng.integers(1, 7)
+        row[:length] = rng.integers(4, size=length)
+        row[length] = 4 + row[0] % 2 if labels is None else 4 + labels
+    prepare_data.write_dataset('tiny', dict(train=rows, val=rows[:50], test=rows[50:90]), dict(
+        modality='listops', vocab_size=6, labels=['even', 'odd'], width=7, source='a test'))
+    return rows
+
+
+LABELLED = [word for word in SMALL if 'block_size' not in word]
+
+
+def test_a_tiny_labelled_task_is_solved_to_100_percent(here):
+    rows = write_labelled()
+    words = ['--max_steps=150', '--eval_interval=150', '--learning_rate=0.02', '--batch_size=16']
+    last, model = train.train(*settings(*LABELLED, *words))
+    assert last['accuracy'] == dict(val=1, test=1) and last['rows'][-1]['val_accuracy'] == 1
+    assert last['settings']['block_size'] == 6
+    # one example at a time, without padding
+    right = [model(torch.tensor([row[:list(row >= 4).index(True)].tolist()]))[0][0, -1].argmax()
+             for row in rows[50:90]]
+    assert [int(token) for token in right] == [4 + row[0] % 2 for row in rows[50:90]]
+
+
+def test_a_label_and_the_padding_behind_it_cannot_be_seen(here):
+    torch.manual_seed(0)
+    seen = []
+    for label in 0, 1:
+        rows = write_labelled(labels=label)
+        data = train.Data(settings(*LABELLED)[0], torch.device('cpu'))
+        x, y = data.get_batch('train', torch.arange(200))
+        assert ((y >= 0).sum(dim=1) == 1).all() and (y[y >= 0] == 4 + label).all()
+        config = GPTConfig(block_size=6, vocab_size=6, n_layer=2, n_head=2, n_embd=16)
+        model = seen[0][0] if seen else GPT(config)
+        seen.append((model, model(x)[0][y >= 0]))
+    assert torch.equal(seen[0][1], seen[1][1])
+
+
+def test_a_row_that_would_be_cut_is_refused(here):
+    write_labelled()
+    ends('--block_size=4')
+    assert settings(*LABELLED, '--block_size=6')[0].block_size == 6
+
+
+# --- the comparison
+
+
+def finished(name, losses, **changes):
+    """A run with these losses every 100 steps, as train.py would have left it."""
+    args, _ = settings('--dataset=tiny', f'--max_steps={100 * len(losses) - 100}')
+    rows = [dict(step=100 * n, train_loss=loss, val_loss=loss, tokens_per_s=1.0, seconds=10.0 * n)
+            for n, loss in enumerate(losses)]
+    kept = dict(vars(args), **changes)
+    Path('out', name).mkdir(parents=True)
+    checkpoint = dict(settings=kept, meta=prepare_data.read_meta('tiny'), rows=rows,
+                      parameters=1000, step=rows[-1]['step'])
+    torch.save(checkpoint, Path('out', name, 'last.pt'))
+    return checkpoint
+
+
+def table(capsys, checkpoint):
     capsys.readouterr()
-    sample.main(sample.Settings(num_tokens=200, temperature=5, prompt='o', out='out.txt'))
-    printed, saved = capsys.readouterr().out, (tiny / 'out.txt').read_text(encoding='utf-8')
-    assert '\x1b' in saved and '\x9b' in saved
-    assert printed == saved.replace('\x1b', '\ufffd').replace('\x9b', '\ufffd') + '\n'
-    torch.save({**checkpoint, 'config': {**checkpoint['config'], '\x1b]0;title\x07': 1}}, path)
-    with pytest.raises(SystemExit) as end:
-        sample.main(sample.Settings())
-    assert '\x1b' not in str(end.value) and ']0;title' in str(end.value)
+    train.compare(checkpoint['settings'], checkpoint['meta'])
+    return capsys.readouterr().out.splitlines()
 
 
-def test_sample_py_takes_the_newest_run_and_names_every_mistake(tiny, capsys):
-    train.train(train.Settings(**SMALL))
-    capsys.readouterr()
-    sample.main(prepare_data.read_settings(sample.Settings, '', ['--num_tokens=20', '--top_k', '3']))
-    done = capsys.readouterr()
-    assert len(done.out) == 21 and 'out/tiny-on/best.pt, step 20' in done.err
-    with pytest.raises(SystemExit) as wrong:
-        prepare_data.read_settings(sample.Settings, '', ['--run=nothing', '--top_k=0', '--temperature=-1'])
-    assert all(word in str(wrong.value) for word in ('out/nothing', 'tiny-on', '--top_k=0', '--temperature=-1'))
+def test_the_table_says_how_many_times_fewer_steps(tiny, no_pictures, capsys):
+    plain = finished('plain', [5, 4, 3, 2, 2], wavelet='off')
+    finished('fast', [5, 2, 1.5, 1, 1.25], wavelet='on', seed=3)
+    finished('slow', [5, 4, 4, 4, 4], wavelet='past')
+    *_, fast, off, slow = table(capsys, plain)
+    assert 'fast' in fast and '1.250' in fast and '1.000' in fast and ' 3.00 ' in fast
+    assert '100 steps, 10 s' in fast
+    assert 'plain' in off and ' 1.00 ' in off and '300 steps' in off
+    assert 'slow' in slow and 'never' in slow
 
 
-def test_where_the_reader_of_the_text_leaves_the_file_is_said_not_to_be_written(tiny, capsys, monkeypatch):
-    train.train(train.Settings(**SMALL))
-
-    class Gone(io.StringIO):
-        def write(self, text):
-            if text:
-                raise BrokenPipeError(32, 'Broken pipe')
-    monkeypatch.setattr(sys, 'stdout', Gone())
-    with pytest.raises(BrokenPipeError):
-        sample.main(sample.Settings(num_tokens=20, out='out.txt'))
-    assert 'out.txt is not written' in capsys.readouterr().err and not Path('out.txt').exists()
-
-
-def test_the_newest_run_is_the_one_that_is_sampled(here):
-    for name, when in dict(b=0, a=1, c=0.5).items():
-        checkpoint = here / 'out' / name / 'best.pt'
-        checkpoint.parent.mkdir(parents=True)
-        checkpoint.touch()
-        os.utime(checkpoint, (when, when))
-    assert sample.runs() == ['a', 'c', 'b']
-
-
-def test_sampling_before_training_says_what_to_do(here):
-    done = run('sample.py')
-    assert done.returncode == 1 and 'train one with python train.py' in done.stderr
-
-
-def test_without_a_prompt_a_line_a_loud_enough_note_or_silence_begins():
-    for characters, first in {' \nab': '\n', 'ab ': ' ', 'ba': 'b'}.items():
-        meta = dict(modality='text', characters=characters)
-        assert decode_text(sample.prompt_tokens('', meta), characters) == first
-    velocity = sample.prompt_tokens('', dict(modality='music')).tolist()
-    [(_, _, _, loudness)] = sample.decode_notes([*velocity, 60, 265])  # which is no note itself
-    assert 48 <= loudness <= 80
-    assert sample.mu_law_decode(sample.prompt_tokens('', dict(modality='audio'))).tolist() == [0]
-
-
-@pytest.fixture
-def stub(here, monkeypatch):
-    """A model of each modality that was never trained, and what it is told to do in place of generating."""
-    def load(modality, stream):
-        meta = dict(text=dict(vocab_size=3, characters='\nab'), music=dict(vocab_size=388), audio=dict(vocab_size=256, sample_rate=16000))[modality]
-        model = make(vocab_size=meta['vocab_size'])
-        monkeypatch.setattr(sample.GPT, 'stream', stream)
-        monkeypatch.setattr(sample, 'load', lambda path: (dict(meta=dict(meta, modality=modality), step=0), model))
-        (here / 'out/x').mkdir(parents=True, exist_ok=True)
-    return load
-
-
-def test_as_many_tokens_as_the_help_says_are_made_where_it_is_left_open(stub, monkeypatch):
-    asked = []
-    for modality in ('text', 'music', 'audio'):
-        stub(modality, lambda model, idx, count, *_: asked.append(count) or [])
-        sample.main(sample.Settings(run='x'))
-    comment = re.search(r'num_tokens: .*# (.*)', Path(sample.__file__).read_text())[1]
-    assert asked == [int(n.replace(',', '')) for n in re.findall(r'([\d,]+) (?:characters|events|samples)', comment)]
-
-
-def test_ctrl_c_keeps_what_was_made_until_then(stub, capsys):
-    def broken_off(model, idx, *_):
-        yield from torch.tensor([1, 2, 1]).view(3, 1, 1)
-        raise KeyboardInterrupt
-    stub('text', broken_off)
-    with contextlib.suppress(KeyboardInterrupt):  # which would end all of the tests
-        sample.main(sample.Settings(run='x', prompt='b', out='out.txt'))
-    assert Path('out.txt').read_text() == 'baba' and 'stopped after 3 tokens' in capsys.readouterr().err
-
-
-def test_a_prompt_of_music_without_notes_is_refused_in_one_sentence(stub):
-    stub('music', sample.GPT.stream)
-    Path('empty.mid').write_bytes(write_midi([]))
-    with pytest.raises(SystemExit, match='--prompt=empty.mid holds nothing to continue'):
-        sample.main(sample.Settings(run='x', prompt='empty.mid'))
-
-
-@pytest.mark.parametrize('device', ['cuda', 'mps'])
-def test_a_device_that_is_not_there_is_named_with_the_way_out(here, monkeypatch, device):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: False)
-    with pytest.raises(SystemExit, match=f'--device={device}: .*; use --device=cpu'):
-        sample.main(sample.Settings(run='x', device=device))
-
-
-def test_spaces_and_joiners_of_any_language_are_printed_as_they_are():
-    for text in ('« Où ? »'.replace(' ', '\u202f'), 'a\xa0b', '\u3000春', 'می\u200cخواهم'):
-        assert sample.printable(text) == text
-    assert sample.printable('a\r\nb') == 'a\nb'  # as on Windows
+def test_runs_that_do_not_compare_are_left_out_by_name(tiny, no_pictures, capsys):
+    plain = finished('plain', [5, 4, 3], wavelet='off')
+    finished('longer', [5, 4, 3, 2])
+    finished('other-rate', [5, 4, 3], learning_rate=1.0)
+    broken = finished('unfinished', [5, 4, 3])
+    torch.save(dict(broken, rows=broken['rows'][:2]), 'out/unfinished/last.pt')
+    torch.save(dict(model={}, settings=dict(eval_windows=128)), 'out/unfinished/best.pt')
+    Path('out/old').mkdir()
+    torch.save(dict(settings=dict(eval_windows=128), meta={}, step=1), 'out/old/last.pt')
+    Path('out/damaged').mkdir()
+    Path('out/damaged/last.pt').write_bytes(b'PK')
+    left_out, _, *rows = table(capsys, plain)
+    assert len(rows) == 1 and 'plain' in rows[0]
+    for name in 'longer', 'other-rate', 'unfinished', 'old', 'damaged':
+        assert name in left_out
+    write_text('tiny', TEXT[::-1])
+    other = dict(plain, meta=prepare_data.read_meta('tiny'))
+    with pytest.raises(SystemExit):
+        table(capsys, other)
