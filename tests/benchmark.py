@@ -7,7 +7,6 @@ compared take turns, and a ratio is the median over the rounds. Under two minute
 
 import contextlib
 import io
-import math
 import os
 import statistics
 import subprocess

@@ -1,12 +1,12 @@
-"""Text on its way to disk: nothing lost, nothing shared between the splits, nothing half-written, nothing unchecked."""
+"""Text and downloads on their way to disk: nothing lost, nothing half-written."""
 
 import hashlib
 import io
-import json
 import os
-import re
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -15,327 +15,190 @@ import pytest
 
 import prepare_data
 from conftest import ROOT
-from prepare_data import decode_text, encode_text, text8_alphabet
+from prepare_data import decode_text, read_meta, read_tokens
+from sample import write_midi
 
+SCRIPT = [sys.executable, '-u', ROOT / 'prepare_data.py']
 
-def read_back(name):
-    folder = Path('data') / name
-    meta = json.loads((folder / 'meta.json').read_text())
-    dtype = np.uint8 if meta['vocab_size'] <= 256 else np.uint16
-    return meta, {split: np.fromfile(folder / f'{split}.bin', dtype) for split in meta['splits']}
+def prepared(name):
+    meta = read_meta(name)
+    return meta, {split: read_tokens(name, split, meta) for split in meta['splits']}
 
+def text_of(name):
+    meta, splits = prepared(name)
+    return ''.join(decode_text(tokens, meta['characters']) for tokens in splits.values())
 
-@pytest.mark.parametrize('text', ['To be, or not to be\r\n' * 99, 'žluťoučký kůň\t😀 日本\n' * 99, ''.join(map(chr, range(32, 1400)))])
-def test_any_utf8_text_comes_back_exactly(here, text):
-    (here / 'a.txt').write_bytes(text.encode())
-    prepare_data.main(['--input', 'a.txt', '--name', 'a'])
-    meta, splits = read_back('a')
-    assert ''.join(decode_text(splits[split], meta['characters']) for split in ('train', 'val', 'test')) == text
+def prepare(data, name='a', *options):
+    Path('a.txt').write_bytes(data)
+    prepare_data.main(['--input', 'a.txt', '--name', name, *options])
+
+@pytest.mark.parametrize('text', ['To be, or not to be\r\n' * 99, 'carriage return\r' * 99,
+                                  'žluťoučký kůň\t😀 日本\n' * 99, ''.join(map(chr, range(32, 1400)))])
+def test_any_text_comes_back_exactly_and_is_split_90_5_5(here, text):
+    prepare(text.encode())
+    meta, splits = prepared('a')
+    assert text_of('a') == text
     assert {split: len(tokens) for split, tokens in splits.items()} == meta['splits']
-    assert meta['sha256'] == hashlib.sha256(text.encode()).hexdigest()
-    assert abs(len(splits['train']) - 0.9 * len(text)) <= 1 and abs(len(splits['val']) - len(splits['test'])) <= 1
+    assert abs(len(splits['train']) - 0.9 * len(text)) <= 1
+    assert abs(len(splits['val']) - len(splits['test'])) <= 1
+    assert splits['val'].dtype == (np.uint8 if len(set(text)) <= 256 else np.uint16)
+    assert isinstance(splits['val'], np.memmap) and not splits['val'].flags.writeable
 
-
-def test_several_files_are_read_in_the_order_given(here):
-    for name in 'ba':
-        (here / f'{name}.txt').write_text(name * 600)
+def test_files_are_read_in_the_order_given_and_a_byte_order_mark_is_no_character(here):
+    for letter in 'ba':
+        Path(f'{letter}.txt').write_text(letter * 600, encoding='utf-8-sig')
     prepare_data.main(['--input', 'b.txt', 'a.txt', '--name=ba'])
-    meta, splits = read_back('ba')
-    assert decode_text(splits['train'], meta['characters']).startswith('b' * 600 + 'a')
+    assert text_of('ba') == 'b' * 600 + 'a' * 600
 
+@pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'utf-16-be'])
+def test_utf16_is_refused_by_its_name(here, encoding):
+    with pytest.raises(SystemExit, match='UTF-16'):
+        prepare('\ufeffA text of a word processor.\n'.encode(encoding) * 99)
+    assert not Path('data').exists()
 
-def test_the_default_is_the_standard_library_and_no_file_is_on_both_sides(here, monkeypatch):
-    library = here / 'lib'
-    for n in range(40):
-        file = library / f'package{n % 4}' / f'module{n}.py'
+@pytest.mark.parametrize('data', [b'caf\xe9 ' * 400, b'', b'ab' * 499])
+def test_text_that_is_too_short_or_not_utf8_leaves_nothing(here, data):
+    with pytest.raises(SystemExit):
+        prepare(data)
+    assert not Path('data').exists()
+
+def test_alphabet_text8_spells_digits_and_has_27_characters(here):
+    prepare('In 1984,\n  Über-Straße 7! '.encode() * 99, 'a', '--alphabet=text8')
+    assert text_of('a') == 'in one nine eight four ber stra e seven ' * 99
+    assert read_meta('a')['vocab_size'] == 27
+
+def test_the_standard_library_is_split_by_the_hash_of_its_names(here, monkeypatch):
+    names = [f'package{n // 10}/module{n}.py' for n in range(40)]
+    others = ['test/a.py', 'b/tests/a.py', 'site-packages/a.py', '__pycache__/a.py', 'notes.txt']
+    for name in names + others:
+        file = here / 'tests' / 'lib' / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f'# file {n} begins\n' + 'x = 1\n' * n + f'# file {n} ends\n')
-    for hidden in ('test/a.py', 'package1/tests/b.py', 'site-packages/c.py'):
-        (library / hidden).parent.mkdir(parents=True, exist_ok=True)
-        (library / hidden).write_text('# not this one')
-    monkeypatch.setattr(prepare_data.sysconfig, 'get_path', lambda name: str(library))
+        file.write_bytes(f'# {name} '.encode() + b'caf\xe9\n')  # not UTF-8: no reason to fail
+    monkeypatch.setattr('sysconfig.get_path', lambda _: str(here / 'tests' / 'lib'))
     prepare_data.main([])
-    meta, splits = read_back('stdlib')
-    train, val = (decode_text(splits[split], meta['characters']) for split in ('train', 'val'))
-    begun = [set(re.findall(r'file (\d+) begins', text)) for text in (train, val)]
-    ended = [set(re.findall(r'file (\d+) ends', text)) for text in (train, val)]
-    assert begun == ended and not begun[0] & begun[1] and len(begun[0] | begun[1]) == 40 and len(begun[1]) == 4
-    assert 'not this one' not in train + val
-    first = splits['train']
-    prepare_data.main([])
-    assert np.array_equal(read_back('stdlib')[1]['train'], first)  # the order is fixed
+    meta, splits = prepared('stdlib')
+    names.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    for split, expected in dict(train=names[:36], val=names[36:]).items():
+        text = ''.join(f'# {name} caf\ufffd\n' for name in expected)
+        assert decode_text(splits[split], meta['characters']) == text
 
+@pytest.mark.parametrize('name, command', [('text8', ' text8'), ('mine', '--name mine'),
+                                           ('listops-64', ' listops --max_length=64')])
+@pytest.mark.parametrize('meta', [None, '{}', '[1]', '{"format": 1}', 'damaged'])
+def test_data_of_another_format_are_refused_with_their_command(here, name, command, meta):
+    if meta:
+        prepare_data.write_aside(f'data/{name}/meta.json', meta.encode())
+    with pytest.raises(SystemExit, match=f'{command}$'):
+        read_meta(name)
 
-def test_the_text8_alphabet_spells_digits_and_keeps_27_characters():
-    assert text8_alphabet('In 1984,\n  Über-Straße 7!') == 'in one nine eight four ber stra e seven '
-    assert set(text8_alphabet(''.join(map(chr, range(3000))))) == set(' abcdefghijklmnopqrstuvwxyz')
+def test_tokens_that_are_not_those_of_meta_json_are_refused(here):
+    prepare(b'abc' * 999)
+    meta, path = read_meta('a'), Path('data/a/val.bin')
+    for data in (b'', path.read_bytes()[:-1], path.read_bytes()[:-1] + b'\1\1', None):
+        path.write_bytes(data) if data is not None else path.unlink()
+        with pytest.raises(SystemExit, match='--name a'):
+            read_tokens('a', 'val', meta)
+    assert len(read_tokens('a', 'train', meta)) == 2697
 
+def test_a_full_disk_ends_in_one_sentence_and_leaves_what_was_there(here):
+    resource = pytest.importorskip('resource')  # not on Windows
+    prepare(b'abc' * 999)
+    before = {path: path.read_bytes() for path in Path('data').rglob('*.*')}
+    Path('a.txt').write_bytes(b'cab' * 999)
+    done = subprocess.run(
+        [*SCRIPT, '--input', 'a.txt', '--name=a'], capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)))
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert {path: path.read_bytes() for path in Path('data').rglob('*.*')} == before
 
-def test_alphabet_text8_makes_27_tokens_of_any_text(here):
-    (here / 'a.txt').write_text('Act 1. Scene 2!\n' * 100)
-    prepare_data.main(['--input', 'a.txt', '--name=a', '--alphabet=text8'])
-    meta, splits = read_back('a')
-    assert meta['vocab_size'] == 27
-    assert decode_text(splits['train'], meta['characters']).startswith('act one scene two act one')
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has other signals')
+def test_ctrl_c_ends_in_one_sentence_and_leaves_nothing(here):
+    # a shell's background jobs inherit that it is ignored; all imports are done before the line
+    start = ('import runpy, signal, sys; sys.path.insert(0, sys.argv.pop(1)); import prepare_data\n'
+             'signal.signal(signal.SIGINT, signal.default_int_handler); print(flush=True)\n'
+             'runpy.run_path(prepare_data.__file__, run_name="__main__")')
+    process = subprocess.Popen([sys.executable, '-c', start, ROOT, 'listops'], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=30)[1]
+    assert process.returncode == 1 and len(error.splitlines()) == 1 and not Path('data').exists()
 
-
-def test_an_unknown_character_is_named_with_the_alphabet():
-    with pytest.raises(ValueError, match="'xz' is not in the alphabet 'abc'"):
-        encode_text('abzcax', 'abc')
-
-
-def test_a_file_that_is_not_utf8_is_named_and_leaves_nothing(here):
-    (here / 'a.txt').write_bytes(b'caf\xe9 ' * 400)
-    with pytest.raises(SystemExit, match='a.txt is not UTF-8 .byte 3 is 0xe9'):
-        prepare_data.main(['--input', 'a.txt', '--name=a'])
-    assert not (here / 'data').exists()
-
-
-@pytest.mark.parametrize('n', [0, 999])
-def test_too_little_text_is_refused(here, n):
-    (here / 'a.txt').write_text('ab' * (n // 2) + 'a' * (n % 2))
-    with pytest.raises(SystemExit, match=f'{n} characters are too few'):
-        prepare_data.main(['--input', 'a.txt', '--name=a'])
-
-
-def test_a_text_of_one_character_is_refused(here):
-    (here / 'a.txt').write_text('a' * 2000)
-    with pytest.raises(SystemExit, match="'a' is its only character"):
-        prepare_data.main(['--input', 'a.txt', '--name=a'])
-
-
-def test_a_disk_that_fails_leaves_no_half_file_and_the_data_that_were_there(here, monkeypatch):
-    (here / 'a.txt').write_text('abc' * 999)
-    prepare_data.main(['--input', 'a.txt', '--name=a'])
-
-    def full(_):
-        raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(prepare_data.os, 'fsync', full)
-    with pytest.raises(SystemExit, match='No space left'):
-        prepare_data.main(['--input', 'a.txt', '--name=a'])
-    assert not list(here.glob('data/a/*.part'))
-    prepare_data.read_tokens('a', 'train', prepare_data.read_meta('a'))
-
-
-def test_two_programs_that_prepare_the_same_at_the_same_time_do_not_disturb_each_other(here, monkeypatch):
-    (here / 'a.txt').write_text('abc' * 999)
-    sync, getpid = prepare_data.os.fsync, prepare_data.os.getpid
-
-    def other_program_meanwhile(file):
-        with monkeypatch.context() as patch:
-            patch.setattr(prepare_data.os, 'fsync', sync)
-            patch.setattr(prepare_data.os, 'getpid', lambda: getpid() + 1)
-            prepare_data.main(['--input', 'a.txt', '--name=a'])
-        prepare_data.read_tokens('a', 'train', prepare_data.read_meta('a'))
-        sync(file)
-    monkeypatch.setattr(prepare_data.os, 'fsync', other_program_meanwhile)
-    prepare_data.main(['--input', 'a.txt', '--name=a'])
-    assert len(prepare_data.read_tokens('a', 'val', prepare_data.read_meta('a'))) > 0
-    assert sorted(path.name for path in (here / 'data/a').iterdir()) == ['meta.json', 'test.bin', 'train.bin', 'val.bin']
-
-
-def test_data_of_which_only_a_part_was_written_anew_are_refused(here, monkeypatch):
-    (here / 'a.txt').write_text('abc' * 999)
-    prepare_data.main(['--input', 'a.txt', '--name=a'])
-    (here / 'a.txt').write_text('cab' * 999)
-    write = prepare_data.write_aside
-    monkeypatch.setattr(prepare_data, 'write_aside', lambda path, data: write(path, data) if path.name == 'train.bin' else sys.exit('stopped'))
-    with pytest.raises(SystemExit, match='stopped'):
-        prepare_data.main(['--input', 'a.txt', '--name=a'])
-    with pytest.raises(SystemExit, match='train.bin is not what meta.json says it is: prepare a again'):
-        prepare_data.read_tokens('a', 'train', prepare_data.read_meta('a'))
-
-
-def test_a_name_that_the_console_cannot_show_is_no_reason_to_fail(here):
-    (here / 'a.txt').write_text('abc' * 999)
-    done = subprocess.run([sys.executable, ROOT / 'prepare_data.py', '--input', 'a.txt', '--name=žluť'], capture_output=True,
-                          env={**os.environ, 'PYTHONIOENCODING': 'ascii'})
-    assert done.returncode == 0 and b'data/?lu?: train' in done.stdout and (here / 'data/žluť/meta.json').exists()
-
-
-@pytest.mark.parametrize('words, named', [
-    (['txt8'], ["'txt8'", 'did you mean text8']),
-    (['--input', 'missing.txt'], ['missing.txt', '--name']),
-    (['--input', __file__, '--name', '../up', '--alphabet=text9'], ['../up', 'text9']),
-    (['--nam=a', '--alphabt=text8'], ['did you mean name', 'did you mean alphabet']),
-    (['text8', '--input', __file__, '--name=text8'], ['choose one', 'taken']),
-    (['--name'], ['--name needs a value']),
-    (['--dataset=text8'], ['--dataset=text8 is not a setting; write text8 alone']),
-    ([''], [' dataset needs a value']),
-    (['--input', __file__, '--name=listops-64'], ['taken']),
-    (['--input', __file__, '--name=STDLIB'], ['taken']),
-    (['--input', __file__, '--name=a', '--input', __file__], ['--input is given 2 times']),
-])
-def test_every_mistake_on_the_command_line_is_named_in_one_message(here, words, named):
-    with pytest.raises(SystemExit) as error:
-        prepare_data.main(words)
-    assert all(word in str(error.value) for word in named)
-    assert not (here / 'data').exists()
-
-
-# --- downloads, from a server on this machine
-
-
-@pytest.fixture
-def text8(here, server, monkeypatch):
-    """A small text8.zip of the real layout on the server, with its own size and checksum."""
-    server.text = 'one two three ' * 2000
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, 'w', zipfile.ZIP_DEFLATED) as file:
-        file.writestr('text8', server.text)
-    server.content = archive.getvalue()
-    monkeypatch.setattr(prepare_data, 'TEXT8', dict(url=server.url, size=len(server.content),
-                                                    sha256=hashlib.sha256(server.content).hexdigest()))
-    monkeypatch.setattr(prepare_data.time, 'sleep', lambda _: None)
-    return server
-
-
-def assert_text8_is_whole(text):
-    meta, splits = read_back('text8')
-    assert meta['vocab_size'] == 27 and meta['splits'] == dict(train=25200, val=1400, test=1400)
-    assert ''.join(decode_text(splits[split], meta['characters']) for split in ('train', 'val', 'test')) == text
-
-
-def test_text8_is_downloaded_checked_and_split_90_5_5(text8):
-    prepare_data.main(['text8'])
-    assert_text8_is_whole(text8.text)
-    prepare_data.main(['text8'])
-    assert text8.requests == 1  # not fetched twice
-
-
-@pytest.mark.parametrize('ranges', [True, False])
-def test_a_broken_connection_is_resumed_or_redone(text8, ranges, here):
-    part = here / 'data/text8/text8.zip.part'
-    part.parent.mkdir(parents=True)
-    part.write_bytes(text8.content[:50])
-    text8.ranges = ranges
-    text8.drop_after = len(text8.content) - 70 if ranges else None
-    prepare_data.main(['text8'])
-    assert_text8_is_whole(text8.text)
-    assert text8.requests == (2 if ranges else 1) and not part.exists()
-
-
-def test_a_connection_that_always_breaks_at_the_same_place_ends_in_one_sentence(text8, here):
-    text8.ranges, text8.drop_after = False, 20
-    with pytest.raises(SystemExit, match='broke after 20 of .* by hand and put it at data/text8/text8.zip'):
-        prepare_data.main(['text8'])
-    assert not (here / 'data/text8/meta.json').exists()
-
-
-def test_a_wrong_checksum_is_refused_and_not_kept(text8, here):
-    text8.content = text8.content[:100] + b'!' + text8.content[101:]
-    with pytest.raises(SystemExit, match='has not the size .* and the sha256'):
-        prepare_data.main(['text8'])
-    assert [file.name for file in (here / 'data/text8').iterdir()] == []
-
-
-def test_a_part_file_with_wrong_bytes_is_thrown_away_and_fetched_anew(text8, here):
-    part = here / 'data/text8/text8.zip.part'
-    part.parent.mkdir(parents=True)
-    part.write_bytes(b'not the beginning of it')
-    prepare_data.main(['text8'])
-    assert_text8_is_whole(text8.text)
-
-
-@pytest.mark.parametrize('end', [b'', b'!'])
-def test_a_broken_file_put_there_by_hand_is_replaced(text8, here, end):
-    path = here / 'data/text8/text8.zip'
-    path.parent.mkdir(parents=True)
-    path.write_bytes(text8.content[:-1] + end)  # too short, or of the right size
-    prepare_data.main(['text8'])
-    assert_text8_is_whole(text8.text)
-    assert text8.requests == 1 and path.read_bytes() == text8.content
-
-
-def test_a_reader_that_is_gone_ends_the_program_in_one_sentence(here):
-    (here / 'book.txt').write_text('once upon a time there was a book\n' * 300)
+def test_a_reader_that_is_gone_ends_the_program_quietly(here):
+    Path('a.txt').write_bytes(b'abc' * 999)
     reads, writes = os.pipe()
     os.close(reads)  # as head does when it has seen enough
-    done = subprocess.run([sys.executable, '-u', ROOT / 'prepare_data.py', '--input', 'book.txt', '--name', 'book'], stdout=writes,
+    done = subprocess.run([*SCRIPT, '--input', 'a.txt', '--name=a'], stdout=writes,
                           stderr=subprocess.PIPE, text=True)
     os.close(writes)
-    assert done.returncode == 1 and done.stderr == 'stopped: nobody reads any longer what is printed\n'
+    assert done.stderr == ''
 
+@pytest.mark.parametrize('words', [
+    ['txt8'], ['text8', '--name=a'], ['--input', 'a.txt'], ['--name=a'], ['imdb', '--max_length=0'],
+    ['--input', 'a.txt', '--midi', '.', '--name=a'], ['text8', '--wav', '.', '--name=a'],
+    ['--input', 'a.txt', '--name', '../up'], ['--input', 'a.txt', '--name=text8'],
+    ['--input', 'missing.txt', '--name=a'], ['--midi', 'missing', '--name=a'], ['--nam'],
+])
+def test_a_mistake_on_the_command_line_stops_before_anything_is_written(here, words):
+    Path('a.txt').write_bytes(b'abc' * 999)
+    with pytest.raises(SystemExit) as end:
+        prepare_data.main(words)
+    assert end.value.code not in (0, None) and not Path('data').exists()
 
-def test_a_reader_that_is_gone_is_not_taken_for_a_broken_connection_or_archive(text8, here, monkeypatch):
-    def nobody_reads(*words, **_):
-        raise BrokenPipeError(32, 'Broken pipe')
-    monkeypatch.setattr('builtins.print', nobody_reads)
-    with pytest.raises(BrokenPipeError):
+@pytest.fixture
+def text8(here, server):
+    """A small text8.zip of the real layout on the server, with its own checksum."""
+    server.text, archive = 'one two three ' * 2000, io.BytesIO()
+    with zipfile.ZipFile(archive, 'w', zipfile.ZIP_DEFLATED) as file:
+        file.writestr('text8', server.text)
+    server.offer('TEXT8', archive.getvalue(), 'text8.zip')
+    return server
+
+def test_text8_is_downloaded_once_and_split_in_its_order(text8):
+    for _ in range(2):
         prepare_data.main(['text8'])
-    (here / 'archive.zip').write_bytes(text8.content)
-    with pytest.raises(BrokenPipeError), prepare_data.opened(here / 'archive.zip'):
-        print()
+    assert text_of('text8') == text8.text and text8.requests == 1
+    assert read_meta('text8')['splits'] == dict(train=25200, val=1400, test=1400)
+    assert read_meta('text8')['vocab_size'] == 27 and not list(Path('data').rglob('*.part'))
 
-
-def test_an_archive_that_cannot_be_read_is_named_in_one_sentence(text8, here, monkeypatch):
-    path = here / 'data/text8/text8.zip'
-    path.mkdir(parents=True)  # a folder: which cannot be read even by the root user
-    monkeypatch.setitem(prepare_data.TEXT8, 'size', path.stat().st_size)
-    with pytest.raises(SystemExit, match='could not read data/text8/text8.zip: '):
+@pytest.mark.parametrize('fault', ['broken off', 'wrong byte'])
+def test_a_download_that_is_not_the_right_file_leaves_nothing(text8, fault):
+    right = text8.content
+    if fault == 'broken off':
+        text8.drop_after = len(right) - 70
+    else:
+        text8.content = right[:99] + bytes([right[99] ^ 1]) + right[100:]
+    with pytest.raises(SystemExit, match='by hand'):
         prepare_data.main(['text8'])
+    assert not list(Path('.').rglob('*.*'))
+    text8.content, text8.drop_after = right, None
+    prepare_data.main(['text8'])
+    assert text_of('text8') == text8.text
 
-
-def test_offline_says_what_to_fetch_and_where_to_put_it(text8, here, monkeypatch):
+def test_offline_it_says_what_to_fetch_and_where_to_put_it(text8, monkeypatch):
     url = 'http://127.0.0.1:9/text8.zip'  # nobody listens there
     monkeypatch.setitem(prepare_data.TEXT8, 'url', url)
-    with pytest.raises(SystemExit, match=f'could not get {url}: .*Download {url} by hand and put it at data/text8/text8.zip'):
-        prepare_data.main(['text8'])
-    path = here / 'data/text8/text8.zip'
-    path.write_bytes(text8.content)
+    for content in (text8.content[:-1] + b'!', text8.content):  # what is there is checked
+        prepare_data.write_aside('data/text8/text8.zip', content)
+        if content != text8.content:
+            with pytest.raises(SystemExit, match=f'data/text8/text8.zip.*{url}'):
+                prepare_data.main(['text8'])
     prepare_data.main(['text8'])
-    assert_text8_is_whole(text8.text)
+    assert text_of('text8') == text8.text and text8.requests == 0
 
-
-def test_a_byte_order_mark_is_no_character_of_any_file(here):
-    for name in 'ab':
-        (here / f'{name}.txt').write_text(name * 600, encoding='utf-8-sig')
-    prepare_data.main(['--input', 'a.txt', 'b.txt', '--name=ab'])
-    assert read_back('ab')[0]['characters'] == 'ab'
-
-
-def test_as_many_characters_as_16_bits_can_tell_apart_come_back_and_one_more_is_refused(here):
-    text = ''.join(map(chr, range(0x10000, 0x20001)))
-    (here / 'a.txt').write_text(text[:-1], encoding='utf-8')
-    prepare_data.main(['--input', 'a.txt', '--name=a'])
-    meta, splits = read_back('a')
-    assert ''.join(decode_text(splits[split], meta['characters']) for split in ('train', 'val', 'test')) == text[:-1]
-    (here / 'a.txt').write_text(text, encoding='utf-8')
-    with pytest.raises(SystemExit, match='65,537 different characters'):
-        prepare_data.main(['--input', 'a.txt', '--name=a'])
-
-
-def test_half_a_character_from_a_broken_console_is_named_like_any_other():
-    with pytest.raises(ValueError, match=r"'\\udcff' is not in the alphabet 'abc'"):
-        encode_text('ab\udcff', 'abc')
-
-
-def test_of_the_library_the_hash_of_the_names_holds_files_out_wherever_python_lies(here, monkeypatch):
-    library = here / 'tests' / 'lib'
-    names = [f'package{n // 10}/module{n}.py' for n in range(40)]
-    for name in (*names, *(f'{folder}/a.py' for folder in ('test', 'b/tests', 'c/idle_test', 'site-packages', 'dist-packages', '__pycache__'))):
-        (library / name).parent.mkdir(parents=True, exist_ok=True)
-        (library / name).write_bytes(f'# {name} '.encode() + b'caf\xe9\n')  # not UTF-8: no reason to fail
-    (library / 'folder.py').mkdir()
-    (library / 'sitecustomize.py').symlink_to(here / 'nothing')
-    monkeypatch.setattr(prepare_data.sysconfig, 'get_path', lambda name: str(library))
-    prepare_data.main([])
-    meta, splits = read_back('stdlib')
-    by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    for split, expected in dict(train=by_hash[:36], val=by_hash[36:]).items():
-        assert decode_text(splits[split], meta['characters']) == ''.join(f'# {name} caf\ufffd\n' for name in expected)
-
-
-def test_a_python_without_its_source_is_told_from_one_with_it(here, monkeypatch):
-    monkeypatch.setattr(prepare_data.sysconfig, 'get_path', lambda name: str(here))
-    with pytest.raises(SystemExit, match='came without its source; use --input FILE --name NAME'):
-        prepare_data.main([])
-
-
-def test_a_part_file_that_is_whole_is_not_fetched_again(text8, here):
-    part = here / 'data/text8/text8.zip.part'
-    part.parent.mkdir(parents=True)
-    part.write_bytes(text8.content)
-    prepare_data.main(['text8'])
-    assert_text8_is_whole(text8.text)
-    assert text8.requests == 0
+def test_maestro_is_split_by_its_own_table(here, server):
+    archive, wanted = io.BytesIO(), dict(train=[], val=[], test=[])
+    table = 'canonical_title,split,year,midi_filename\n'
+    with zipfile.ZipFile(archive, 'w') as file:
+        for n, split in enumerate(['train', 'test', 'validation', 'train', 'train']):
+            data = write_midi([(0, 1, 60 + n, 64)])
+            file.writestr(f'maestro-v3.0.0/{n}/{n}.midi', data)
+            table += f'"Sonata, in ""3"" movements",{split},2004,{n}/{n}.midi\n'
+            wanted[split.replace('validation', 'val')] += prepare_data.music_tokens(data).tolist()
+        file.writestr('../outside.midi', data)
+        file.writestr('maestro-v3.0.0/maestro-v3.0.0.csv', table)
+    server.offer('MAESTRO', archive.getvalue(), 'maestro.zip')
+    prepare_data.main(['maestro'])
+    assert {split: tokens.tolist() for split, tokens in prepared('maestro')[1].items()} == wanted
+    assert [path.name for path in here.iterdir()] == ['data']
