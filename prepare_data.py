@@ -8,7 +8,6 @@ Turn text, music, sound and labelled sequences into tokens on disk.
     python prepare_data.py listops       nested lists to evaluate, made here
     python prepare_data.py imdb          50,000 film reviews, good or bad (84 MB)
     python prepare_data.py cifar10       60,000 grey pictures in ten classes (170 MB)
-
     python prepare_data.py --input a.txt b.txt --name mine
     python prepare_data.py --midi folder --name tunes
     python prepare_data.py --wav folder --name sounds
@@ -92,7 +91,6 @@ def write_dataset(name, splits, meta):
         meta['splits'][split] = len(tokens)
         meta['checksums'][split] = checksum(tokens)
     write_aside(f'data/{name}/meta.json', json.dumps(meta, indent=1).encode())
-
     counts = ', '.join(f'{split} {count:,}' for split, count in meta['splits'].items())
     print(f'data/{name}: {counts} {"rows" if "width" in meta else "tokens"}')
 
@@ -255,9 +253,14 @@ def track_events(data, at):
         yield at, tick, *event
 
 def sounding_notes(events, division):
-    """Notes in seconds of events (tick, status, byte, byte); division: ticks a quarter note."""
+    """Notes in seconds of events (tick, status, byte, byte); division: see read_midi."""
     # in whole numbers, ticks times microseconds a quarter note, the clock does not drift
     rate, tempo = division * 1_000_000, 500_000
+    if division >= 0x8000:  # SMPTE: frames a second, 29 means 29.97, and ticks a frame
+        frames = 256 - (division >> 8)
+        rate, tempo = (division & 0xFF) * (30000 / 1001 if frames == 29 else frames), 1
+    if rate == 0:
+        raise ValueError('it does not say how long a tick is')
     notes, clock, last_tick = [], 0, 0
     pressed = defaultdict(deque)  # (channel, pitch) -> notes whose key is down
     ringing = defaultdict(list)   # channel -> notes whose key is up, held by the pedal
@@ -267,7 +270,7 @@ def sounding_notes(events, division):
         clock, last_tick = clock + (tick - last_tick) * tempo, tick
         kind, channel, key = status >> 4, status & 15, (status & 15, pitch)
         ended = []
-        if status == 0xFF:
+        if status == 0xFF and division < 0x8000:
             tempo = pitch or tempo  # here no pitch; 0 is no tempo
         elif kind == 0xB and pitch == 64:  # sustain pedal
             pedal[channel] = value >= 64
@@ -301,8 +304,8 @@ def read_midi(data):
     """
     header = data.find(b'MThd')
     division = int.from_bytes(data[header + 12:header + 14], 'big')
-    if header < 0 or not 0 < division < 0x8000:
-        raise ValueError('it is no MIDI file, or its time is not in parts of a quarter note')
+    if header < 0:
+        raise ValueError('it is no MIDI file')
 
     # every track, from where the one before ended; their number and lengths are not needed
     events, n, at = [], 0, data.find(b'MTrk', header)
@@ -333,7 +336,6 @@ def encode_notes(notes):
         events += [(first, pitch, 356 + (velocity - 1) // 4), (last, 128 + pitch, None)]
     # stable: within a step, note_offs are first, as their notes began before
     events.sort(key=lambda event: event[0])
-
     tokens, now, last_velocity = [], 0, None
     for step, token, velocity in events:
         while now < step:
@@ -457,7 +459,6 @@ def prepare_folder(folder, name, suffixes, encode, meta):
         files += [os.path.join(place, file) for file in names if file.lower().endswith(suffixes)]
     for error in errors:
         print(f'{error.filename} is left out: {error.strerror}')
-
     pieces, equal, left_out = {}, 0, len(errors)  # pieces: hash -> (file, tokens)
     for n, file in enumerate(sorted(files), 1):
         progress(f'{n} of {len(files)} files')
@@ -563,7 +564,6 @@ def prepare_imdb(max_length=4096):
                 content = file.extractfile(member).read()[:max_length]
                 tokens = np.array([*content, 256 + (found[2] == 'pos')], np.uint16)
                 reviews[found[1]].append(tokens)
-
     train, test = reviews.values()
     random.Random(1337).shuffle(train)  # bad and good ones stand apart
     random.Random(1337).shuffle(test)

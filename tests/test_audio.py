@@ -51,13 +51,15 @@ def test_floating_point_is_clipped_and_no_number_is_silence():
 
 @pytest.mark.parametrize('data, n', [
     (wav(FOUR, align=1), 4), (wav(FOUR, size=52), 4), (wav(FOUR, size=0x3FFFFFFF), 4),
-    (wav(FOUR, size=0), 4), (wav(FOUR)[:-1], 3), (wav(FOUR) + chunk(b'LIST', b'abc'), 4)])
+    (wav(FOUR, size=0), 4), (wav(FOUR)[:-1], 3), (wav(FOUR) + chunk(b'LIST', b'abc'), 4)],
+    ids=['align', 'a little', 'far', 'zero', 'cut', 'more'])
 def test_what_is_there_counts_whatever_the_header_says(data, n):
     assert read_wav(data)[0].tolist() == [0, 0.5, -1, 32767 / 32768][:n]
 
 @pytest.mark.parametrize('data', [
     b'', b'ID3\x04' + bytes(99), wav(FOUR)[:40], wav(FOUR, kind=7, bits=8), wav(FOUR, channels=0),
-    wav(FOUR, bits=0), wav(FOUR, bits=40), wav(FOUR, kind=3), wav(FOUR, rate=99)])
+    wav(FOUR, bits=0), wav(FOUR, bits=40), wav(FOUR, kind=3), wav(FOUR, rate=99)],
+    ids=range(9))
 def test_what_cannot_be_read_is_refused(data):
     with pytest.raises(ValueError):
         read_wav(data)
@@ -66,7 +68,8 @@ def test_what_cannot_be_read_is_refused(data):
     (music_tokens, midi('00 FF5103 07A120 00 B0407F' + NOTE + '00 F0 02 01F7 64 C001', OTHER)),
     (music_tokens, midi(random.Random(1).randbytes(200).hex(), OTHER)),
     (audio_tokens, wav(bytes(range(240)), channels=2)),
-    (audio_tokens, wav(bytes(range(240)), kind=3, bits=32, extensible=True))], ids=str)
+    (audio_tokens, wav(bytes(range(240)), kind=3, bits=32, extensible=True))],
+    ids=['notes', 'noise', '8 bits', 'floats'])
 def test_two_thousand_mutated_files_give_tokens_or_a_value_error(encode, whole):
     rng, results = random.Random(0), Counter()
     for _ in range(500):

@@ -51,6 +51,15 @@ def test_times_follow_the_tempo_in_every_track_and_do_not_drift():
     thirds = '00 FF5103 051615 01 FF5103 051616 01 FF0100' * 5000
     assert read_midi(midi(thirds + NOTE, division=3))[0][0] == 666_667 * 5000 / 3_000_000
 
+@pytest.mark.parametrize('frames, per_second', [(24, 24), (25, 25), (29, 30000 / 1001), (30, 30)])
+def test_smpte_counts_parts_of_a_frame_and_knows_no_tempo(frames, per_second):
+    track = '00 FF5103 000002 00 903C40 64 FF5103 123456 8310 803C40'
+    end = pytest.approx(500 / per_second / 160)
+    assert read_midi(midi(track, division=(256 - frames) << 8 | 160)) == [(0, end, 60, 64)]
+    for nothing in 0, 0xE800:
+        with pytest.raises(ValueError):
+            read_midi(midi(track, division=nothing))
+
 @pytest.mark.parametrize('track, expected', [
     ('00 B0407F' + NOTE + '0A B04040 0A B0403F', [(0, 0.12, 60, 64)]),
     ('00 B0403F' + NOTE + '0A B04000', [(0, 0.1, 60, 64)]),
