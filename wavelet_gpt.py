@@ -38,7 +38,6 @@ import torch.nn.functional as F
 def kernel_sizes(n_embd, block_size, fraction=0.5, min_level=1, max_level=None):
     """
     The mapping f(i): how many time steps coordinate i is averaged over. A list of n_embd ints.
-
     The first coordinates are left alone (f = 1). The last round(fraction * n_embd) are shared
     out evenly among the levels min_level ... max_level. Without max_level the longest window
     is the longest that fits into block_size. For n_embd=128 and block_size=512:
@@ -78,17 +77,18 @@ def causal_haar(x, kernel_size):
     if len(sizes) != x.size(-1) or any(f < 1 or f & (f - 1) for f in sizes):
         raise ValueError(f'need {x.size(-1)} powers of two, one a coordinate, not {sizes}')
 
-    # neighbours with the same window are averaged together
+    # neighbours with the same window are averaged together: [1, 1, 2] is [(1, 2), (2, 1)]
     runs = [(f, len(list(same))) for f, same in groupby(sizes)]
     parts = x.split([n for f, n in runs], dim=-1)
     averages = []
     for (f, n), a in zip(runs, parts):  # a: (..., T, n)
         a = a.float() if a.dtype.itemsize < 4 else a  # 16 bits are too few for long sums
-        # A sum over 2s steps is two sums over s steps, one of them s steps ago. Only what is in
-        # the window is added: a difference of running sums would leave round-off of the rest.
+        # A sum over 2s steps is two sums over s steps, one of them s steps ago. What is outside
+        # the window is never added: as a difference of running sums, it would leave round-off.
         s = 1
         while s < f and s < a.size(-2):
-            a = a + F.pad(a, (0, 0, s, -s))  # a(t) + a(t - s)
+            moved = F.pad(a, (0, 0, s, -s))  # a(t - s): s zeros in front, the last s cut off
+            a = a + moved
             s = 2 * s
         averages.append((a / f).to(x.dtype))
     return torch.cat(averages, dim=-1)  # (..., T, C)
@@ -104,7 +104,7 @@ class GPTConfig:
     dropout: float = 0.0
     bias: bool = False  # in Linear and LayerNorm layers. True: as GPT-2. False: a bit better
     wavelet: str = 'on'  # on: the paper's. off: a plain GPT. Others: see the variants below
-    wavelet_fraction: float = 0.5  # how many of the coordinates are averaged
+    wavelet_fraction: float = 0.5  # the share of the coordinates that is averaged
     wavelet_min_level: int = 1  # the shortest window is 2^1 steps
     wavelet_max_level: int = None  # the longest window. None: as long as the context allows
 
@@ -126,7 +126,7 @@ class GPTConfig:
         return halving_sizes(sizes) if self.wavelet == 'past' else sizes
 
 def remember(cache, name, new, dim):
-    """Append new to what cache[name] holds, and return all of it. Without a cache: new itself."""
+    """Append new to the keys 'k', the values 'v' or 'x', what an average has read: all so far."""
     if cache is None:
         return new
     if name in cache:
@@ -237,6 +237,7 @@ class GPT(nn.Module):
         returns   logits (B, T, V), and the mean loss in nats a token, or None without targets
         """
         B, T = idx.size()
+        # how many tokens the cache holds already
         begin = kv_cache[0]['k'].size(2) if kv_cache and kv_cache[0] else 0
         if not 0 < T <= self.config.block_size - begin:
             raise ValueError(f'{begin + T} tokens: need 1 to block_size={self.config.block_size}')
@@ -300,7 +301,7 @@ def halving_sizes(sizes):
     alone = sizes.count(1)
     n = len(sizes) - alone  # how many are averaged
     halved = sizes[:alone]
-    for left in range(n, 0, -1):  # as many coordinates are still without a window
+    for left in range(n, 0, -1):  # coordinates without a window: when they halve, f doubles
         f = sizes[alone] * 2 ** int(math.log2(n / left))
         halved.append(min(f, sizes[-1]))
     return halved
@@ -308,7 +309,7 @@ def halving_sizes(sizes):
 def causal_past(x, kernel_size):
     """
     Ours, not the paper's: average coordinate i over the f(i)/2 steps before the present one.
-    The other half of the coordinates has the present step anyhow. kernel_size must ascend.
+    The other half of the coordinates has the present step anyhow. f = 1 must stand first.
     """
     alone = kernel_size.count(1)
     means = causal_haar(x, [max(1, f // 2) for f in kernel_size])
@@ -319,7 +320,7 @@ def causal_ema(x, kernel_size):
     """
     What the paper compares with, an exponential moving average, zero before the first step:
     y(t, i) = alpha(i) x(t, i) + (1 - alpha(i)) y(t-1, i). alpha falls in equal steps from 1
-    to 0 over the averaged coordinates, both ends left out. Of kernel_size only f = 1 counts.
+    to 0 over the averaged coordinates, both ends left out. Of f(i) only matters if it is 1.
     """
     alone = kernel_size.count(1)
     n = len(kernel_size) - alone
