@@ -173,7 +173,7 @@ def prepare_stdlib():
     files = [file for file in root.rglob('*.py')
              if file.is_file() and not left_out & set(file.relative_to(root).parts)]
 
-    # the hash of its name decides a file's place: everywhere the same, and no corner of the library
+    # in the order of the hashes of their names: val is not one corner of the library
     files.sort(key=lambda file: checksum(file.relative_to(root).as_posix().encode()))
     texts = [file.read_text(encoding='utf-8', errors='replace') for file in files]
     n = len(texts) * 9 // 10  # whole files: none is on both sides
@@ -192,8 +192,8 @@ def prepare_input(files, name, alphabet):
     for file in files:
         try:
             data = Path(file).read_bytes()
-            # most texts are half zeros in UTF-16, and a zero is valid UTF-8
-            if data[:2] in (b'\xff\xfe', b'\xfe\xff') or data.count(0) > len(data) / 4:
+            # UTF-16 has zeros, at least at each blank, and a zero is valid UTF-8
+            if data[:2] in (b'\xff\xfe', b'\xfe\xff') or data.count(0) > len(data) / 50:
                 raise SystemExit(f'{file} is UTF-16: save it as UTF-8')
             text += data.decode('utf-8-sig')  # drops a byte order mark
         except (OSError, UnicodeDecodeError) as error:
@@ -253,8 +253,8 @@ def track_events(data, at):
         yield at, tick, *event
 
 def sounding_notes(events, division):
-    """Notes in seconds of events (tick, status, byte, byte); division: see read_midi."""
-    # in whole numbers, ticks times microseconds a quarter note, the clock does not drift
+    """Notes in seconds of events (tick, status, byte, byte); division: ticks a quarter note."""
+    # clock / rate is in seconds: in whole numbers (ticks times microseconds) it does not drift
     rate, tempo = division * 1_000_000, 500_000
     if division >= 0x8000:  # SMPTE: frames a second, 29 means 29.97, and ticks a frame
         frames = 256 - (division >> 8)
@@ -264,7 +264,7 @@ def sounding_notes(events, division):
     notes, clock, last_tick = [], 0, 0
     pressed = defaultdict(deque)  # (channel, pitch) -> notes whose key is down
     ringing = defaultdict(list)   # channel -> notes whose key is up, held by the pedal
-    struck = defaultdict(list)    # (channel, pitch) -> what the next onset under the pedal ends
+    struck = defaultdict(list)    # (channel, pitch) -> notes that the next onset ends
     pedal = defaultdict(bool)     # channel -> is it down?
     for tick, status, pitch, value in events:
         clock, last_tick = clock + (tick - last_tick) * tempo, tick
@@ -355,7 +355,7 @@ def music_tokens(data):
 def read_wav(data):
     """Read the bytes of a WAV file: (samples float32 (N,) in [-1, 1], rate in Hz).
 
-    PCM of 8 to 32 bits, or floating point, where no number is silence. Channels are averaged. The
+    PCM of 8 to 32 bits, or floating point, where NaN is silence. Channels are averaged. The
     frame size and the end of the data do not follow the header. ValueError: it is something else.
     Source: Multimedia Programming Interface and Data Specifications 1.0 (IBM, Microsoft, 1991).
     """
@@ -394,11 +394,11 @@ def read_wav(data):
     return samples.reshape(n_frames, channels).mean(axis=1), rate  # (N,)
 
 def resample(samples, rate, new_rate):
-    """Samples (N,) at another rate (Hz): float32 (round(N * new_rate / rate),). Band-limited: what
-    lies below 99% of half the lower rate stays, all else goes."""
+    """Samples (N,) at another rate (Hz): float32 (round(N * new_rate / rate),). Band-limited:
+    frequencies below 99% of half the lower rate stay, higher ones go."""
     if rate == new_rate:
         return samples
-    # whole seconds make whole lengths, for a fast FFT; a silent one keeps the end off the start
+    # an FFT is circular: a silent second keeps the end off the start; whole ones fit both rates
     seconds = len(samples) // rate + 2
     spectrum = np.fft.rfft(samples, seconds * rate)
     spectrum = spectrum[:int(0.99 * seconds * min(rate, new_rate) / 2)]  # 1 / seconds Hz apart
@@ -408,8 +408,8 @@ def resample(samples, rate, new_rate):
 def mu_law_encode(samples):
     """Samples, clipped to [-1, 1], as 8-bit mu-law levels: uint8 of the same shape.
 
-    sign(a) log(1 + 255 |a|) / log 256 (ITU-T G.711) goes to the nearest of level / 128 - 1: off by
-    at most 1/256, and at the top, since 256 is no level, by at most 1/128.
+    sign(a) log(1 + 255 |a|) / log 256 has fine steps for quiet sound. It goes to the nearest of
+    level / 128 - 1: off by at most 1/256, and at the top, since 256 is no level, by 1/128.
     """
     samples = np.clip(np.asarray(samples, np.float32), -1, 1)
     companded = np.sign(samples) * np.log1p(255 * np.abs(samples)) / np.log(256)
@@ -447,8 +447,8 @@ def prepare_youtubemix():
 def prepare_folder(folder, name, suffixes, encode, meta):
     """Write the files of a folder and its subfolders, turned into tokens by encode(bytes).
 
-    Every problem is a line with the file's name. Equal tokens count once, and their hash decides:
-    80% for training, 10% each for validation and test.
+    Every problem is a line with the file's name. Equal tokens count once. In the order of their
+    hashes, a tenth is for validation, a tenth for test, and the rest for training.
     """
     files, seen, errors = [], set(), []
     for place, folders, names in os.walk(folder, followlinks=True, onerror=errors.append):
@@ -491,7 +491,7 @@ def prepare_folder(folder, name, suffixes, encode, meta):
 # ---- Long Range Arena (Tay et al., arXiv 2011.04006): rows of a sequence and its label ----
 OPERATORS = {'[MIN': min, '[MAX': max, '[MED': lambda digits: int(statistics.median(digits)),
              '[SM': lambda digits: sum(digits) % 10}
-SYMBOLS = [*OPERATORS, ']', *'0123456789']  # index = token
+SYMBOLS = [*OPERATORS, ']', *'0123456789']  # the index is the token: ] is 4, and 0 is 5
 
 def write_rows(name, splits, meta):
     """Write the examples [(T,), ...] of every split, each a sequence with its label last."""
@@ -545,7 +545,6 @@ def prepare_listops(max_length=2000, examples=96_000, held_out=2000, seed=1337):
             label = len(SYMBOLS) + listops_answer(tokens)
             found[bytes([*tokens, label])] = True  # a dict has an order, a set has none
             progress(f'{len(found):,} of {total:,} lists')
-
     # the short ones, of which there are few, are found early: shuffled, every split has them
     rows = [np.frombuffer(row, np.uint8) for row in found]
     rng.shuffle(rows)
@@ -585,7 +584,6 @@ def prepare_cifar10():
                 grey = (planes @ np.array([299, 587, 114]) + 500) // 1000    # (10000, 1024)
                 labels = 256 + records[:, :1].astype(int)                    # (10000, 1)
                 batches[member.name] = np.hstack((grey, labels)).astype(np.uint16)
-
     rows = np.concatenate([batches[name] for name in sorted(batches)])  # test_batch is last
     n = len(rows) // 6
     train, val, test = np.split(rows, [-3 * n // 2, -n])
@@ -612,8 +610,8 @@ def main(argv=None):
         parser.error('--name goes with --input, --midi or --wav, and they need it')
     if args.name and (args.name in DATASETS or not re.fullmatch(r'\w[\w.-]*', args.name)):
         parser.error('--name takes letters, digits, _ - . and not the name of another data set')
-    if args.max_length is not None and args.max_length not in range(16, 8001):
-        parser.error('--max_length must be 16 to 8000')
+    if args.max_length not in (None, *range(16, 8001)) or args.examples < 1:
+        parser.error('--max_length must be 16 to 8000, --examples 1 or more')
 
     if args.input:
         prepare_input(args.input, args.name, args.alphabet)
@@ -630,11 +628,13 @@ def main(argv=None):
              youtubemix=prepare_youtubemix, cifar10=prepare_cifar10)[args.dataset]()
 
 if __name__ == '__main__':
-    sys.stdout.reconfigure(errors='backslashreplace')  # a name that the console cannot show
+    if hasattr(sys.stdout, 'reconfigure'):
+        sys.stdout.reconfigure(errors='backslashreplace')  # a name that the console cannot show
     try:
         main()
         sys.stdout.flush()
     except KeyboardInterrupt:
         raise SystemExit('stopped; what was not finished is not written')
-    except BrokenPipeError:  # as before | head
+    except BrokenPipeError:  # the reader has gone, as in: | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit('its output was closed; what was not finished is not written')

@@ -107,7 +107,7 @@ def draw_sound(figure, samples, rate):
 
 def save_picture(path, draw, figsize=(8, 4.5)):
     """Write what draw(figure) draws as a PNG file; a sentence where it cannot be drawn."""
-    os.environ['MPLBACKEND'] = 'agg'  # a notebook's may be missing here
+    os.environ['MPLBACKEND'] = 'agg'  # a notebook's own may be missing here
     try:
         from matplotlib import figure, style
         data = io.BytesIO()
@@ -121,7 +121,7 @@ def save_picture(path, draw, figsize=(8, 4.5)):
         print(f'{path} is not drawn: {error!r}', file=sys.stderr)
 
 def write_sample(path, tokens, meta):
-    """Write tokens as the text, the music or the sound that they are, and draw it."""
+    """Write tokens as the text, the music or the sound that they are; draw the latter two."""
     if meta['modality'] == 'text':
         write_aside(path, decode_text(tokens, meta['characters']).encode())
     elif meta['modality'] == 'music':
@@ -153,7 +153,7 @@ def prompt_tokens(prompt, meta):
     music = meta['modality'] == 'music'
     encode = music_tokens if music else audio_tokens
     tokens = encode(Path(prompt).read_bytes()).tolist() if prompt else []
-    return tokens or [371 if music else 128]  # a middling velocity; silence
+    return tokens or [371 if music else 128]  # velocity 61; silence
 
 @torch.no_grad()
 def print_labels(model, checkpoint, prompt):
@@ -182,7 +182,12 @@ def print_labels(model, checkpoint, prompt):
         logits = model(idx)[0][0, -1, first:]  # (number of labels,)
         chances, best = logits.softmax(dim=0).topk(min(3, len(labels)))
         guesses = [f'{labels[n]} {chance:.1%}' for n, chance in zip(best, chances.tolist())]
-        print(f'{", ".join(guesses)} (right: {right})')
+        shown = 'a picture'
+        if meta['modality'] == 'listops':
+            shown = ' '.join(SYMBOLS[token] for token in tokens)
+        elif meta['modality'] == 'bytes':
+            shown = ascii(bytes(map(int, tokens[:60])).decode(errors='replace'))
+        print(f'{shown} -> {", ".join(guesses)} (right: {right})')
 
 def main(argv=None):
     paths = sorted(Path('out').glob('*/best.pt'), key=os.path.getmtime)
@@ -198,7 +203,12 @@ def main(argv=None):
     parser.add_argument('--out', type=Path, help='a file [text: none, else out/<run>/sample.*]')
     parser.add_argument('--device', choices=devices, default='cpu', help='where to compute [cpu]')
     settings = parser.parse_args(argv)
-    sys.stdout.reconfigure(encoding='utf-8')  # whatever the console thinks it is
+    for name, least in ('num_tokens', 1), ('top_k', 1), ('temperature', 0):
+        value = getattr(settings, name)
+        if value is not None and not value >= least:
+            parser.error(f'--{name}={value} must be at least {least}')
+    if hasattr(sys.stdout, 'reconfigure'):
+        sys.stdout.reconfigure(encoding='utf-8')  # whatever the console thinks it is
 
     # the run, and the prompt
     if not runs:
@@ -244,4 +254,7 @@ def main(argv=None):
     print(f'\n{speed:,.0f} tokens/s{stopped}, written to {out or "stdout"}', file=sys.stderr)
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit('stopped')

@@ -6,7 +6,7 @@ Train a GPT with causal averages between its blocks, or without them, and compar
     python train.py --size=paper            10 layers, a context of 512: wants a GPU
     python train.py --resume                go on with the newest run, where it was broken off
     python train.py --compare               compare the finished runs once more
-    torchrun --nproc_per_node=2 train.py    two processes share every batch
+    torchrun --nproc_per_node=2 -- train.py two processes share every batch
 
 All goes to out/<run>/. Finished runs with the same settings are compared, at the end of each.
 """
@@ -34,7 +34,7 @@ SIZES = dict(
     paper=dict(n_layer=10, n_head=8, n_embd=128, block_size=512, batch_size=16,
                max_steps=10000, eval_interval=250, learning_rate=2e-3))
 MAY_CHANGE = ['device', 'compile', 'eval_interval', 'resume', 'compare']  # in a resumed run
-MAY_DIFFER = [*MAY_CHANGE, 'run', 'seed']  # in runs that are compared; also wavelet*
+MAY_DIFFER = [*MAY_CHANGE, 'run', 'seed', 'size']  # in runs that are compared; also wavelet*
 
 # --- settings and machine ----------------------------------------------------
 def read_settings():
@@ -59,7 +59,7 @@ def read_settings():
     add('--dropout', type=float, default=0.0, help='0 is right where data are seen about once')
     add('--bias', default='off', choices=['on', 'off'], help='in Linear and LayerNorm layers')
     add('--seed', type=int, default=1337, help='of the weights and of the batches')
-    add('--run', help='its folder in out/ [<dataset>-<wavelet>]')
+    add('--run', type=lambda path: Path(path).name, help='its folder in out/ [<dataset>-<wavelet>]')
     add('--device', default='auto', choices=['auto', 'cpu', 'cuda', 'mps'])
     add('--dtype', default='auto', choices=['auto', 'float32', 'bfloat16', 'float16'])
     add('--compile', default='auto', choices=['auto', 'on', 'off'], help='torch.compile')
@@ -67,44 +67,45 @@ def read_settings():
     add('--compare', action='store_true', help='only compare the finished runs')
     typed = parser.parse_args()
 
+    # what is typed counts, then what the checkpoint has, then what --size says
+    checkpoint, kept = None, {}
     if typed.resume:
         found = sorted(Path('out').glob(f'{typed.run or "*"}/last.pt'), key=os.path.getmtime)
         if not found:
             parser.error(f'there is no out/{typed.run or "*"}/last.pt to go on with')
         checkpoint, _ = load_checkpoint(found[-1])
         kept = dict(checkpoint['settings'], run=found[-1].parent.name)
-        args = parser.parse_args(namespace=argparse.Namespace(**kept))
-        for name in kept:
-            if getattr(args, name) != kept[name] and name not in MAY_CHANGE:
-                parser.error(f'{found[-1]} has {name}={kept[name]}, and a run keeps its settings: '
-                             f'leave out --{name}, or say which --run')
-        return args, checkpoint
     parser.set_defaults(**SIZES[typed.size])
-    args = parser.parse_args()
+    args = parser.parse_args(namespace=argparse.Namespace(**kept))
+    for name in kept:
+        if getattr(args, name) != kept[name] and name not in MAY_CHANGE:
+            parser.error(f'{found[-1]} has {name}={kept[name]}, and a run keeps its settings: '
+                         f'leave out --{name}, or say which --run')
     for name in SIZES[args.size]:
-        if getattr(args, name) <= 0:
+        if not getattr(args, name) > 0:
             parser.error(f'--{name}={getattr(args, name)} must be more than 0')
     # rows of labelled data are read whole: one that is cut has no label
     if Path('data', args.dataset, 'meta.json').exists():
-        width = read_meta(args.dataset).get('width')
-        if width and typed.block_size not in (None, width - 1):
+        width = read_meta(args.dataset).get('width', args.block_size + 1)
+        if typed.block_size not in (None, width - 1):
             parser.error(f'data/{args.dataset} needs --block_size={width - 1}, or none')
-        args.block_size = width - 1 if width else args.block_size
-    return args, None
+        args.block_size = width - 1
+    return args, checkpoint
 
-def start_processes():
+def start_processes(args):
     """The number of this process, and how many there are: 0 and 1 without torchrun."""
     if not dist.is_torchelastic_launched():
         return 0, 1
-    dist.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')
-    if torch.cuda.is_available():
+    gpu = torch.cuda.is_available() and args.device != 'cpu'
+    dist.init_process_group('nccl' if gpu else 'gloo')  # what sends tensors among GPUs, or CPUs
+    if gpu:
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     if dist.get_rank() > 0:
         sys.stdout = open(os.devnull, 'w')  # the first one speaks for all
     return dist.get_rank(), dist.get_world_size()
 
 def choose_device(args):
-    """The device, the dtype of matrix products, whether to compile. Prints each with its why."""
+    """The device, the dtype of matrix products, whether to compile. Prints them."""
     device, dtype, compiled = args.device, args.dtype, args.compile
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -118,8 +119,7 @@ def choose_device(args):
         raise SystemExit(f'--dtype={dtype}: on mps attention may see the future, use float32')
     if compiled == 'auto':
         compiled = 'on' if device == 'cuda' else 'off'
-    found = 'a GPU with CUDA' if torch.cuda.is_available() else 'no CUDA'
-    print(f'device {device}, {dtype}, compile {compiled} ({found} here)')
+    print(f'device {device}, {dtype}, compile {compiled} (CUDA: {torch.cuda.is_available()})')
     return torch.device(device), getattr(torch, dtype), compiled == 'on'
 
 def compile_or_not(model, batch, autocast):
@@ -141,14 +141,14 @@ class Data:
         self.T, self.B, self.device = args.block_size, args.batch_size, device
         # each a stream (N,), or rows (rows, T + 1) of a sequence, its label and padding
         self.splits = {name: read_tokens(args.dataset, name, meta) for name in meta['splits']}
-        # where there are labels, they are the last tokens, and the only ones to be predicted
+        # labels are the last ids of the vocabulary, and then the only targets
         self.labels = meta.get('labels', [])
         self.first_label = meta['vocab_size'] - len(self.labels) if self.labels else 0
         if min(self.count('train'), self.count('val')) < 1:
             raise SystemExit(f'data/{args.dataset} is too short for a sequence of '
                              f'--block_size={self.T}: lower it, or prepare more data')
 
-    def count(self, split):  # of sequences: one a row, or one a token but the last T
+    def count(self, split):  # of sequences: of rows, or of starts with T + 1 tokens
         return len(self.splits[split]) - (0 if self.labels else self.T)
 
     def get_batch(self, split, starts):
@@ -193,8 +193,8 @@ def get_lr(step, args):
 def new_run(args):
     """Make out/<run>/ and return its name. A default name that is taken gets a number."""
     base = f'{args.dataset}-{args.wavelet}'
-    names = [args.run] if args.run else [base, *(f'{base}-{n}' for n in range(2, 1000))]
-    name = next((name for name in names if not Path('out', name).exists()), args.run)
+    names = [base, *(f'{base}-{n}' for n in range(2, 1000))]
+    name = args.run or next(name for name in names if not Path('out', name).exists())
     try:
         Path('out', name).mkdir(parents=True)
     except OSError as error:
@@ -206,8 +206,9 @@ def report(row, max_steps, labelled):
     step, loss = row['step'], row['val_loss']
     also = f'{row["val_accuracy"]:.1%} right' if labelled else f'{loss / math.log(2):.3f} bits'
     left = round(row['seconds'] / max(step, 1) * (max_steps - step))
+    pace = f'{row["tokens_per_s"]:>7,.0f} tokens/s  {left // 60}:{left % 60:02} left'
     print(f'step {step:>5}/{max_steps}  train {row["train_loss"]:.3f}  val {loss:.3f} ({also})  '
-          f'{row["tokens_per_s"]:>7,.0f} tokens/s  {left // 60}:{left % 60:02} left', flush=True)
+          f'{pace if step else ""}', flush=True)
 
 def save(checkpoint):
     """Write best.pt, log.csv, and last.pt at last: it is never ahead of the others."""
@@ -232,7 +233,7 @@ def final_accuracy(model, data, autocast):
 
 def train(args, checkpoint=None):
     """Train, and leave everything in out/<args.run>/. Returns the last checkpoint, the model."""
-    rank, world = start_processes()
+    rank, world = start_processes(args)
     device, dtype, compiled = choose_device(args)
     if rank == 0 and args.dataset == 'stdlib' and not Path('data/stdlib/meta.json').exists():
         prepare_stdlib()
@@ -246,7 +247,7 @@ def train(args, checkpoint=None):
         raise SystemExit(f'--batch_size={B} must be a multiple of the {world} processes')
     mine = slice(rank * B // world, (rank + 1) * B // world)  # this process's part of a batch
 
-    # the model, and what is trained: the model, perhaps compiled, perhaps in several processes
+    # the model, and what is trained: the same, perhaps compiled or shared
     torch.manual_seed(args.seed + rank)  # weights come from the first, dropout differs
     torch.set_float32_matmul_precision('high')  # TF32, on GPUs that have it
     shape = {name: vars(args).get(name) for name in GPTConfig.__dataclass_fields__}
@@ -264,7 +265,7 @@ def train(args, checkpoint=None):
     if world > 1:
         trained = torch.nn.parallel.DistributedDataParallel(trained)  # averages the gradients
 
-    # the optimizer: only matrices decay. And a generator that draws the batches, nothing else
+    # only matrices decay; order draws the batches, and nothing else
     matrices = [p for p in model.parameters() if p.dim() == 2]
     others = [p for p in model.parameters() if p.dim() != 2]
     groups = [dict(params=matrices, weight_decay=0.1), dict(params=others, weight_decay=0.0)]
@@ -279,7 +280,8 @@ def train(args, checkpoint=None):
         if checkpoint['scaler']:  # it is empty where the run began without float16
             scaler.load_state_dict(checkpoint['scaler'])
         order.set_state(checkpoint['order'])
-        torch.set_rng_state(checkpoint['rng'])
+        if rank == 0:
+            torch.set_rng_state(checkpoint['rng'])  # of dropout
     elif rank == 0:
         args.run = new_run(args)
     rows = checkpoint['rows'] if checkpoint else []
@@ -292,14 +294,14 @@ def train(args, checkpoint=None):
         for group in optimizer.param_groups:
             group['lr'] = get_lr(step, args)
 
-        # once in a while evaluate, print and save. What is resumed was evaluated before
+        # once in a while evaluate, save and print; not what was just resumed
         due = step % args.eval_interval == 0 or step == args.max_steps
         if due and not (rows and rows[-1]['step'] == step):
             if world > 1:
-                dist.all_reduce(total.div_(world))
+                dist.all_reduce(total.div_(world))  # the mean over the processes
             steps = step - rows[-1]['step'] if rows else 0  # since the last row
+            train_loss = total.item() / max(steps, 1)  # this waits for a GPU
             took = time.perf_counter() - begin
-            train_loss = total.item() / max(steps, 1)
             if step == 0:
                 train_loss, _ = evaluate(model, data, 'train', autocast)
             val_loss, val_accuracy = evaluate(model, data, 'val', autocast)
@@ -332,7 +334,8 @@ def train(args, checkpoint=None):
         optimizer.zero_grad(set_to_none=True)
         with autocast:
             _, loss = trained(x, y)
-        scaler.scale(loss).backward()  # float16 cannot hold small gradients: they are scaled up
+        # float16 holds no small gradients: scaled up, and down for the clipping
+        scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         scaler.step(optimizer)
@@ -367,11 +370,7 @@ def finished_runs(settings, meta):
         print('not compared (unfinished, or other settings or data):', ', '.join(left_out))
     return dict(sorted(runs.items(), key=lambda item: item[1]['rows'][-1]['val_loss']))
 
-def first_below(rows, loss):
-    """The first row of a log with this val_loss or a lower one; None if there is none."""
-    return next((row for row in rows if row['val_loss'] <= loss), None)
-
-def draw_curves(figure, title, curves):
+def draw_curves(figure, curves, title='validation'):
     """curves = {name: (rows, column)} on logarithmic axes, so without step 0."""
     axes = figure.subplots()
     for name, (rows, column) in curves.items():
@@ -386,23 +385,24 @@ def compare(settings, meta):
     if not runs:
         raise SystemExit('out/ holds no finished run with these settings')
     # the best plain run sets a mark, its final loss: when is each run as low?
-    off = [name for name in runs if runs[name]['settings']['wavelet'] == 'off'] or list(runs)
-    plain, mark = runs[off[0]], runs[off[0]]['rows'][-1]['val_loss']
-    print(f'final loss    best  {"as low as " + off[0]:>22}  times fewer  ms a step    added  run')
+    plain = [name for name in runs if runs[name]['settings']['wavelet'] == 'off']
+    mark = (plain or list(runs))[0]
+    loss = runs[mark]['rows'][-1]['val_loss']
+    low = {name: [row for row in run['rows'][1:] if row['val_loss'] <= loss]
+           for name, run in runs.items()}
+    print(f'final loss    best  {"as low as " + mark:>22}  times fewer  ms a step    added  run')
     for name, run in runs.items():
-        rows, last, low, fewer = run['rows'], run['rows'][-1], 'never', ''
-        if row := first_below(rows, mark):
-            low = f'{row["step"]} steps, {row["seconds"]:.0f} s'
-            fewer = f'{first_below(plain["rows"], mark)["step"] / row["step"]:.2f}'
-        best = min(row['val_loss'] for row in rows)
+        last, first, fewer = run['rows'][-1], 'never', ''
+        if low[name]:
+            first = f'{low[name][0]["step"]} steps, {low[name][0]["seconds"]:.0f} s'
+            fewer = f'{low[mark][0]["step"] / low[name][0]["step"]:.2f}'
         ms = 1000 * last['seconds'] / last['step']
-        added = run['parameters'] - plain['parameters']
+        added = run['parameters'] - runs[mark]['parameters']
         right = f', {run["accuracy"]["test"]:.1%} right' if 'accuracy' in run else ''
-        print(f'{last["val_loss"]:10.3f}  {best:6.3f}  {low:>22}  {fewer:>11}  {ms:9.0f}'
-              f'  {added:+7,}  {name}{right}')
+        print(f'{last["val_loss"]:10.3f}  {min(row["val_loss"] for row in run["rows"]):6.3f}  '
+              f'{first:>22}  {fewer:>11}  {ms:9.0f}  {added:+7,}  {name}{right}')
     curves = {name: (run['rows'], 'val_loss') for name, run in runs.items()}
-    save_picture(Path('out', settings['dataset'] + '.png'),
-                 lambda figure: draw_curves(figure, 'validation', curves))
+    save_picture(Path('out', settings['dataset'] + '.png'), lambda f: draw_curves(f, curves))
 
 def main():
     args, checkpoint = read_settings()
@@ -414,12 +414,12 @@ def main():
         raise SystemExit('\nstopped; what is reported above is saved. To go on: '
                          f'python train.py --resume --run={args.run or "..."}')
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and 'memory' not in str(error):
+        if not isinstance(error, MemoryError) and 'allocate' not in str(error):
             raise
         raise SystemExit('the memory is not enough: lower --batch_size or --block_size')
     meta, rows = checkpoint['meta'], checkpoint['rows']
     curves = {name: (rows, name) for name in ('train_loss', 'val_loss')}
-    save_picture(Path('out', args.run, 'loss.png'), lambda f: draw_curves(f, args.run, curves))
+    save_picture(Path('out', args.run, 'loss.png'), lambda f: draw_curves(f, curves, args.run))
     if meta['modality'] == 'text':
         tokens = model.cpu().eval().generate(torch.zeros(1, 1).long(), 300, temperature=0.8)
         print('-' * 60, decode_text(tokens[0].tolist(), meta['characters']), '-' * 60, sep='\n')

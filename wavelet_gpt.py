@@ -1,7 +1,7 @@
 """
 WaveletGPT in one file: a GPT in which every prediction sees several time scales at every layer.
 
-Between every two decoder blocks, half of the coordinates of each token's vector are replaced
+Between consecutive decoder blocks, half of the coordinates of each token's vector are replaced
 by their means over the last 2, 4, 8 ... time steps. The other half stays as it is. So each
 block but the first sees the present sharply, and the recent past at many resolutions, from
 the first training step on. Attention could learn such means; here they are given.
@@ -58,7 +58,7 @@ def kernel_sizes(n_embd, block_size, fraction=0.5, min_level=1, max_level=None):
     n_levels = max_level - min_level + 1
     sizes = [1] * first
     for i in range(first, n_embd):
-        level = min_level + (i - first) * n_levels // (n_embd - first)
+        level = min_level + (i - first) * n_levels // (n_embd - first)  # in equal shares
         sizes.append(2 ** level)
     return sizes
 
@@ -77,17 +77,17 @@ def causal_haar(x, kernel_size):
     if len(sizes) != x.size(-1) or any(f < 1 or f & (f - 1) for f in sizes):
         raise ValueError(f'need {x.size(-1)} powers of two, one a coordinate, not {sizes}')
 
-    # neighbours with the same window are averaged together: [1, 1, 2] is [(1, 2), (2, 1)]
+    # neighbours with the same window are averaged together; [8, 8, 4] has the runs [(8, 2), (4, 1)]
     runs = [(f, len(list(same))) for f, same in groupby(sizes)]
     parts = x.split([n for f, n in runs], dim=-1)
     averages = []
     for (f, n), a in zip(runs, parts):  # a: (..., T, n)
         a = a.float() if a.dtype.itemsize < 4 else a  # 16 bits are too few for long sums
-        # A sum over 2s steps is two sums over s steps, one of them s steps ago. What is outside
-        # the window is never added: as a difference of running sums, it would leave round-off.
+        # A sum over 2s steps is two sums over s steps, one of them s steps ago. A difference of
+        # running sums would be as fast, but leave round-off of what is outside the window.
         s = 1
-        while s < f and s < a.size(-2):
-            moved = F.pad(a, (0, 0, s, -s))  # a(t - s): s zeros in front, the last s cut off
+        while s < f and s < a.size(-2):  # beyond T only zeros are left to add
+            moved = F.pad(a, (0, 0, s, -s))  # a(t - s): in time s zeros in front, the last s off
             a = a + moved
             s = 2 * s
         averages.append((a / f).to(x.dtype))
@@ -126,7 +126,7 @@ class GPTConfig:
         return halving_sizes(sizes) if self.wavelet == 'past' else sizes
 
 def remember(cache, name, new, dim):
-    """Append new to the keys 'k', the values 'v' or 'x', what an average has read: all so far."""
+    """All so far of 'k' and 'v' (of attention) or 'x' (of an average): the cache's, then new."""
     if cache is None:
         return new
     if name in cache:
@@ -152,7 +152,7 @@ class CausalSelfAttention(nn.Module):
         k = remember(cache, 'k', k, dim=2)  # (B, nh, all steps so far, hs)
         v = remember(cache, 'v', v, dim=2)  # (B, nh, all steps so far, hs)
 
-        # softmax(q k^T / sqrt(hs)) v. One step alone is the newest and may see all others.
+        # softmax(q k^T / sqrt(hs)) v. One step alone may see all: is_causal would hide them.
         dropout = self.dropout if self.training else 0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=T > 1)
         y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
@@ -193,7 +193,7 @@ class GPT(nn.Module):
             ln_f=nn.LayerNorm(config.n_embd, bias=config.bias),
         ))
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.transformer.wte.weight = self.lm_head.weight  # one matrix reads and writes tokens
+        self.transformer.wte.weight = self.lm_head.weight  # input and output share one matrix
         self.drop = nn.Dropout(config.dropout)
 
         # f(i) follows from the config, so it is neither a parameter nor in a checkpoint
@@ -301,7 +301,7 @@ def halving_sizes(sizes):
     alone = sizes.count(1)
     n = len(sizes) - alone  # how many are averaged
     halved = sizes[:alone]
-    for left in range(n, 0, -1):  # coordinates without a window: when they halve, f doubles
+    for left in range(n, 0, -1):  # for n = 8, left = 8 ... 1: f = 2 2 2 2 4 4 8 16
         f = sizes[alone] * 2 ** int(math.log2(n / left))
         halved.append(min(f, sizes[-1]))
     return halved
@@ -313,14 +313,14 @@ def causal_past(x, kernel_size):
     """
     alone = kernel_size.count(1)
     means = causal_haar(x, [max(1, f // 2) for f in kernel_size])
-    earlier = F.pad(means, (0, 0, 1, -1))  # one step later, that is, of one step earlier
+    earlier = F.pad(means, (0, 0, 1, -1))  # at t stands the mean that ends at t - 1
     return torch.cat((x[..., :alone], earlier[..., alone:]), dim=-1)
 
 def causal_ema(x, kernel_size):
     """
     What the paper compares with, an exponential moving average, zero before the first step:
     y(t, i) = alpha(i) x(t, i) + (1 - alpha(i)) y(t-1, i). alpha falls in equal steps from 1
-    to 0 over the averaged coordinates, both ends left out. Of f(i) only matters if it is 1.
+    to 0 over the averaged coordinates, both ends left out. Of f(i) only matters where it is 1.
     """
     alone = kernel_size.count(1)
     n = len(kernel_size) - alone
@@ -328,7 +328,7 @@ def causal_ema(x, kernel_size):
     a = x[..., alone:] * alpha
     s = 1
     while s < x.size(-2):
-        # the sum over 2s steps: what is s steps older has faded s times more
+        # the sum over 2s steps: the older half has another factor (1 - alpha)^s
         a = a + (1 - alpha) ** s * F.pad(a, (0, 0, s, -s))
         s = 2 * s
     return torch.cat((x[..., :alone], a.to(x.dtype)), dim=-1)
@@ -337,7 +337,7 @@ class LearnableKernels(nn.Module):
     """
     The paper's second variant: each averaged coordinate learns the weights of its f(i) steps.
     A parameter is f(i) times the weight and starts at 1, Haar's average: Adam moves each by
-    about the learning rate, and would change a weight of 1/256 by its own size in a step.
+    about the learning rate, 0.004, and would change a weight of 1/256 by its own size.
     """
     def __init__(self, kernel_size):
         super().__init__()

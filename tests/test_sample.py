@@ -158,3 +158,11 @@ def test_the_right_label_stands_beside_the_likeliest_three(capsys):
     assert [(line.count('%'), line[-2]) for line in lines] == [(3, '3'), (3, '4'), (3, '2')]
     for wrong in '[MAX 2', '7]', '[MAX ' + '2 ' * 15 + ']':
         assert wrong in refusal('--prompt=' + wrong)
+
+
+@pytest.mark.parametrize('word', ['--num_tokens=0', '--top_k=0', '--temperature=-1', '--temperature=nan'])
+def test_a_number_that_makes_no_sense_is_refused(word):
+    save_run('text', 5, characters='\nabcd')
+    with pytest.raises(SystemExit) as end:
+        sample.main([word])
+    assert end.value.code == 2

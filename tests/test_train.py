@@ -306,7 +306,7 @@ def test_a_loss_that_is_no_number_is_never_saved(tiny):
     assert torch.load('out/tiny-on/last.pt', weights_only=True)['step'] == 0
 
 
-@pytest.mark.parametrize('error', [torch.OutOfMemoryError('CUDA out of memory'), MemoryError()])
+@pytest.mark.parametrize('error', [torch.OutOfMemoryError('tried to allocate'), MemoryError()])
 def test_too_little_memory_says_what_to_lower(tiny, monkeypatch, error):
     def forward(*_):
         raise error
