@@ -90,7 +90,7 @@ def causal_haar(x, kernel_size):
             moved = F.pad(a, (0, 0, s, -s))  # a(t - s): in time s zeros in front, the last s off
             a = a + moved
             s = 2 * s
-        averages.append((a / f).to(x.dtype))
+        averages.append((a / f if f > 1 else a).to(x.dtype))
     return torch.cat(averages, dim=-1)  # (..., T, C)
 
 # --- the GPT -----------------------------------------------------------------

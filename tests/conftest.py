@@ -13,10 +13,8 @@ sys.path.insert(0, str(ROOT))
 os.environ['OMP_NUM_THREADS'] = '1'  # also for the scripts that tests start
 torch.set_num_threads(1)
 
-
 def pytest_addoption(parser):
     parser.addoption('--mine', action='store_true', help='exercises.py in place of answers.py')
-
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
@@ -24,11 +22,9 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
-
 class Server(ThreadingHTTPServer):
     """Serves self.content under any name; drops the connection after drop_after bytes."""
     content, drop_after, requests = b'', None, 0
-
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
@@ -40,7 +36,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
-
 
 @pytest.fixture
 def server(monkeypatch):

@@ -24,20 +24,17 @@ from lesson import block_average
 from prepare_data import decode_text
 from wavelet_gpt import causal_haar
 
-
 def leaking(x, kernel_size):
     """The mistake: coordinate i gets the mean of the block of f(i) steps that t is in."""
     windows = sorted(set(kernel_size))
     parts = x.split([kernel_size.count(f) for f in windows], dim=-1)  # f(i) ascends
     return torch.cat([block_average(a, f) for a, f in zip(parts, windows)], dim=-1)
 
-
 @torch.no_grad()
 def step_by_step(model, x, y):
     """The loss where each prediction is made before what follows exists, as in generation."""
     losses = [F.cross_entropy(model(x[:, :t + 1])[0][:, -1], y[:, t]) for t in range(x.size(1))]
     return torch.stack(losses).mean().item()
-
 
 def compare(name, average):
     """Train with this average: the loss with all in view, and the loss step by step."""
@@ -55,7 +52,6 @@ def compare(name, average):
         print('a sample:', decode_text(text, data.meta['characters']), sep='\n')
         with torch.no_grad():
             return model(x, y)[1].item(), step_by_step(model, x, y)
-
 
 if __name__ == '__main__':
     short = ['--max_steps=200', '--block_size=128', '--compile=off']

@@ -25,10 +25,8 @@ COMMANDS = re.findall(r'(?:^    |&& |`)((?:python|torchrun) [^#\n`&]+)', README,
 TINY = ('--n_layer=2 --n_head=2 --n_embd=16 --batch_size=2 --max_steps=2 --eval_interval=2 '
         '--device=cpu').split()
 
-
 def code(beginning):
     return next(piece for piece in CODE if piece.startswith(beginning))
-
 
 @pytest.fixture
 def reader(here, monkeypatch):
@@ -54,11 +52,9 @@ def reader(here, monkeypatch):
         write_dataset(name, dict(train=tokens, val=tokens), meta)
     return here
 
-
 def start(script, *words):
     sys.argv = [script, *words]
     dict(train=train, sample=sample, prepare_data=prepare_data)[script.removesuffix('.py')].main()
-
 
 @pytest.mark.parametrize('command', sorted(set(COMMANDS)))
 def test_a_command_of_the_readme_runs(reader, command, capsys):
@@ -83,11 +79,9 @@ def test_a_command_of_the_readme_runs(reader, command, capsys):
     start(script, *settings)
     assert capsys.readouterr().out
 
-
 def test_causal_haar_and_the_line_of_the_idea_are_printed_as_they_are():
     assert code('def causal_haar').strip() == inspect.getsource(causal_haar).strip()
     assert code('            if n > 0') in inspect.getsource(wavelet_gpt.GPT.forward)
-
 
 def test_the_line_counts_are_those_of_the_files():
     counts = re.findall(r'\]\((\w+\.py)\) \| (\d+) \|', README)
@@ -95,11 +89,9 @@ def test_the_line_counts_are_those_of_the_files():
     for name, count in counts:
         assert len((ROOT / name).read_text(encoding='utf-8').splitlines()) == int(count)
 
-
 class GRU(nn.GRU):
     def forward(self, x):
         return super().forward(x)[0]
-
 
 def encoder(C, T):
     layer = nn.TransformerEncoderLayer(C, 2, 32, batch_first=True)
@@ -107,11 +99,9 @@ def encoder(C, T):
     mask = nn.Transformer.generate_square_subsequent_mask(T)
     return lambda x: stack(x, mask=mask, is_causal=True), stack.eval().layers
 
-
 def recurrent(C, T):
     stack = nn.Sequential(*[GRU(C, C, batch_first=True) for _ in range(3)])
     return stack, stack
-
 
 @pytest.mark.parametrize('make', [encoder, recurrent])
 def test_the_hook_puts_the_averages_behind_the_blocks_of_another_model(make):
@@ -127,12 +117,11 @@ def test_the_hook_puts_the_averages_behind_the_blocks_of_another_model(make):
         for n, block in enumerate(names['blocks']):
             x = block(x, src_mask=mask) if make is encoder else block(x)
             x = causal_haar(x, kernel_sizes(16, 32)) if n < 2 else x
-        exec(code('sizes ='), names)
+        exec(code('from wavelet_gpt'), names)
         after = names['model'](names['x'])
         torch.testing.assert_close(after, x)
         assert not torch.allclose(after, before)
         exec(code('changed ='), names)
-
 
 def test_a_filter_of_the_readme_trains_and_the_cache_follows_it(reader, monkeypatch):
     names = dict(torch=torch, causal_haar=causal_haar)
@@ -144,8 +133,7 @@ def test_a_filter_of_the_readme_trains_and_the_cache_follows_it(reader, monkeypa
     tokens = [[*model.eval().stream(idx, 30, 0, None, cached)] for cached in (True, False)]
     assert torch.equal(*map(torch.cat, tokens))
 
-
 def test_a_data_set_of_the_readme_is_trained_on(reader):
-    exec(code('tokens ='), dict(numpy=np, write_dataset=write_dataset))
+    exec(code('import numpy'), {})
     start('train.py', '--dataset=coin', *TINY)
     assert Path('out/coin-on/best.pt').exists()

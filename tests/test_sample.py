@@ -15,11 +15,9 @@ from wavelet_gpt import GPT, GPTConfig
 
 TUNE = [(0.0, 0.5, 60, 61), (0.5, 0.7, 64, 61), (0.5, 1.0, 67, 101), (1.0, 1.2, 60, 101)]
 
-
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
 
 def save_run(modality, vocab_size, **meta):
     torch.manual_seed(0)
@@ -31,13 +29,11 @@ def save_run(modality, vocab_size, **meta):
                     settings=dict(dataset='tiny'), step=1), path)
     return path
 
-
 def refusal(*words):
     with pytest.raises(SystemExit) as end:
         sample.main(words)
     assert '\n' not in str(end.value)
     return str(end.value)
-
 
 def test_any_tokens_decode_to_notes_that_survive_encoding():
     rng = np.random.default_rng(0)
@@ -46,7 +42,6 @@ def test_any_tokens_decode_to_notes_that_survive_encoding():
         notes = sample.decode_notes(tokens)
         assert len(notes) == (tokens < 128).sum()
         assert sample.decode_notes(encode_notes(notes)) == notes
-
 
 @pytest.mark.parametrize('notes', [[], TUNE, [(0, 300, 21, 1), (20000, 20001, 108, 127)]])
 def test_mido_finds_the_notes_that_are_written(notes):
@@ -62,7 +57,6 @@ def test_mido_finds_the_notes_that_are_written(notes):
             found.append((round(start, 3), round(now, 3), message.note, velocity))
     assert file.type == 0 and sorted(found) == notes
 
-
 def test_mu_law_follows_its_formula_and_a_wav_file_holds_the_samples():
     y = np.arange(256) / 128 - 1
     expected = np.sign(y) * (256 ** np.abs(y) - 1) / 255
@@ -70,7 +64,6 @@ def test_mu_law_follows_its_formula_and_a_wav_file_holds_the_samples():
     with wave.open(io.BytesIO(sample.write_wav([0, 0.5, -1, 7], 8000))) as file:
         assert file.getparams()[:4] == (1, 2, 8000, 4)
         assert np.frombuffer(file.readframes(4), '<i2').tolist() == [0, 16384, -32768, 32767]
-
 
 @pytest.mark.parametrize('backend', ['module://matplotlib_inline.backend_inline', 'no such'])
 def test_a_picture_is_a_png_file_whatever_the_surroundings_say_and_ends_no_run(backend):
@@ -85,10 +78,8 @@ def test_a_picture_is_a_png_file_whatever_the_surroundings_say_and_ends_no_run(b
     assert done.returncode == 0 and done.stderr.startswith(b'c ') and not Path('c').exists()
     assert Path('a').read_bytes()[:4] == Path('b').read_bytes()[:4] == b'\x89PNG'
 
-
 class Hostile:
     __reduce__ = lambda self: (os.mkdir, ('ran',))
-
 
 @pytest.mark.parametrize('damage', ['code', 'truncated', 'another model'])
 def test_a_checkpoint_that_does_not_load_is_named_and_runs_no_code(damage):
@@ -98,7 +89,6 @@ def test_a_checkpoint_that_does_not_load_is_named_and_runs_no_code(damage):
     else:
         torch.save(Hostile() if damage == 'code' else dict(torch.load(path), model={}), path)
     assert str(path) in refusal() and not Path('ran').exists()
-
 
 def test_text_is_the_same_in_print_and_in_a_file_and_by_the_same_seed(capfd, monkeypatch):
     save_run('text', 5, characters='\rab\x1bé')
@@ -110,7 +100,6 @@ def test_text_is_the_same_in_print_and_in_a_file_and_by_the_same_seed(capfd, mon
     assert capfd.readouterr().out.splitlines() == written.replace('\x1b', '\ufffd').splitlines()
     sample.main(words)
     assert Path('a.txt').read_bytes().decode() == written
-
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, BrokenPipeError])
 def test_what_is_there_when_the_run_is_stopped_is_written(error, monkeypatch, capfd):
@@ -124,13 +113,11 @@ def test_what_is_there_when_the_run_is_stopped_is_written(error, monkeypatch, ca
     sample.main(['--out=a.txt'])
     assert Path('a.txt').read_text() == 'abc' and 'a.txt' in capfd.readouterr().err
 
-
 def test_characters_that_a_run_never_saw_are_named_once_and_the_alphabet_is_not():
     save_run('text', 5000, characters=''.join(map(chr, range(5000, 10000))))
     sentence = refusal('--prompt=u\u0308u\u0308')
     assert sentence.count('U+0308') == sentence.count('U+0075') == 1
     assert chr(5009) not in sentence
-
 
 @pytest.mark.parametrize('modality, vocab_size, suffix, tokens, prompt', [
     ('music', 388, '.mid', sample.music_tokens, sample.write_midi(TUNE)),
@@ -146,7 +133,6 @@ def test_music_and_sound_go_on_from_a_file(modality, vocab_size, suffix, tokens,
     for wrong in '--prompt=none', '--out=a.mp3', '--out=none/a' + suffix:
         assert wrong in refusal(wrong)
 
-
 def test_the_right_label_stands_beside_the_likeliest_three(capsys):
     meta = dict(modality='listops', vocab_size=25, labels=list('0123456789'), width=17)
     save_run(**meta)
@@ -159,8 +145,8 @@ def test_the_right_label_stands_beside_the_likeliest_three(capsys):
     for wrong in '[MAX 2', '7]', '[MAX ' + '2 ' * 15 + ']':
         assert wrong in refusal('--prompt=' + wrong)
 
-
-@pytest.mark.parametrize('word', ['--num_tokens=0', '--top_k=0', '--temperature=-1', '--temperature=nan'])
+@pytest.mark.parametrize('word', ['--num_tokens=0', '--top_k=0', '--temperature=-1',
+                                  '--temperature=nan'])
 def test_a_number_that_makes_no_sense_is_refused(word):
     save_run('text', 5, characters='\nabcd')
     with pytest.raises(SystemExit) as end:
