@@ -99,7 +99,6 @@ def draw_sound(figure, samples, rate):
     above.plot(np.arange(len(samples)) / rate, samples, linewidth=0.6)
     *_, image = below.specgram(samples, NFFT=1024, Fs=rate, noverlap=768, mode='magnitude',
                                cmap='magma', vmin=-100, vmax=-20)
-
     # digital silence is minus infinity dB and has no colour: the ground is black
     above.set(ylim=(-1, 1), ylabel='amplitude', xlim=(0, len(samples) / rate))
     below.set(facecolor='black', xlabel='time (s)', ylabel='frequency (Hz)')
@@ -111,8 +110,9 @@ def save_picture(path, draw, figsize=(8, 4.5)):
     try:
         from matplotlib import figure, style
         data = io.BytesIO()
-        # the default style, whatever a matplotlibrc says
-        with style.context('default'), warnings.catch_warnings(action='ignore'):
+        # the default style, whatever a matplotlibrc says; log axes in plain numbers up to 10^5
+        plain = ['default', {'axes.formatter.min_exponent': 5}]
+        with style.context(plain), warnings.catch_warnings(action='ignore'):
             page = figure.Figure(figsize=figsize, layout='constrained')
             draw(page)
             page.savefig(data, format='png', dpi=120)

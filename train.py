@@ -370,7 +370,7 @@ def finished_runs(settings, meta):
         print('not compared (unfinished, or other settings or data):', ', '.join(left_out))
     return dict(sorted(runs.items(), key=lambda item: item[1]['rows'][-1]['val_loss']))
 
-def draw_curves(figure, curves, title='validation'):
+def draw_curves(figure, curves, title='validation loss'):
     """curves = {name: (rows, column)} on logarithmic axes, so without step 0."""
     axes = figure.subplots()
     for name, (rows, column) in curves.items():
