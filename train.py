@@ -56,7 +56,7 @@ def read_settings():
     add('--max_steps', type=int, help='steps of training [600, paper: 10000]')
     add('--eval_interval', type=int, help='steps between two evaluations [50, paper: 250]')
     add('--learning_rate', type=float, help='the highest, see get_lr [0.004, paper: 0.002]')
-    add('--dropout', type=float, default=0.0, help='0 is right where data are seen about once')
+    add('--dropout', type=float, default=0.0, help='0 where data are seen about once')
     add('--bias', default='off', choices=['on', 'off'], help='in Linear and LayerNorm layers')
     add('--seed', type=int, default=1337, help='of the weights and of the batches')
     add('--run', type=lambda path: Path(path).name, help='its folder in out/ [<dataset>-<wavelet>]')
@@ -97,7 +97,7 @@ def start_processes(args):
     if not dist.is_torchelastic_launched():
         return 0, 1
     gpu = torch.cuda.is_available() and args.device != 'cpu'
-    dist.init_process_group('nccl' if gpu else 'gloo')  # what sends tensors among GPUs, or CPUs
+    dist.init_process_group('nccl' if gpu else 'gloo')  # for GPUs, or for CPUs
     if gpu:
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     if dist.get_rank() > 0:
@@ -129,7 +129,7 @@ def compile_or_not(model, batch, autocast):
         with autocast:
             compiled(*batch)[1].backward()
         return compiled
-    except Exception as error:  # no C compiler, an old GPU: no reason not to train
+    except Exception as error:  # no C compiler, an old GPU: train without
         print(f'going on without torch.compile: {str(error)[:100]!r}')
         return model
 
