@@ -223,7 +223,6 @@ def main(argv=None):
         tokens = prompt_tokens(prompt, meta)
     except (OSError, ValueError) as error:
         raise SystemExit(f'--prompt={prompt}: {error}')
-
     text, suffix = meta['modality'] == 'text', SUFFIX[meta['modality']]
     out = settings.out or (None if text else folder / f'sample{suffix}')
     if out and not (out.parent.is_dir() and out.name.endswith(suffix)):
@@ -251,7 +250,8 @@ def main(argv=None):
     speed = len(made) / (time.perf_counter() - begin)
     if out:
         write_sample(out, tokens + made if prompt else made, meta)
-    print(f'\n{speed:,.0f} tokens/s{stopped}, written to {out or "stdout"}', file=sys.stderr)
+    print(f'\n{folder}, step {checkpoint["step"]}: {speed:,.0f} tokens/s{stopped}, written to '
+          f'{out or "stdout"}', file=sys.stderr)
 
 if __name__ == '__main__':
     try:

@@ -8,7 +8,7 @@ Train a GPT with causal averages between its blocks, or without them, and compar
     python train.py --compare               compare the finished runs once more
     torchrun --nproc_per_node=2 -- train.py two processes share every batch
 
-All goes to out/<run>/. Finished runs with the same settings are compared, at the end of each.
+All goes to out/<run>/. At its end a run is compared with those of the same settings.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SIZES = dict(
     paper=dict(n_layer=10, n_head=8, n_embd=128, block_size=512, batch_size=16,
                max_steps=10000, eval_interval=250, learning_rate=2e-3))
 MAY_CHANGE = ['device', 'compile', 'eval_interval', 'resume', 'compare']  # in a resumed run
-MAY_DIFFER = [*MAY_CHANGE, 'run', 'seed', 'size']  # in runs that are compared; also wavelet*
+MAY_DIFFER = [*MAY_CHANGE, 'run', 'seed', 'size']  # in compared runs; also wavelet*
 
 # --- settings and machine ----------------------------------------------------
 def read_settings():
@@ -56,7 +56,7 @@ def read_settings():
     add('--max_steps', type=int, help='steps of training [600, paper: 10000]')
     add('--eval_interval', type=int, help='steps between two evaluations [50, paper: 250]')
     add('--learning_rate', type=float, help='the highest, see get_lr [0.004, paper: 0.002]')
-    add('--dropout', type=float, default=0.0, help='0 where data are seen about once')
+    add('--dropout', type=float, default=0.0, help='0 if data are seen about once')
     add('--bias', default='off', choices=['on', 'off'], help='in Linear and LayerNorm layers')
     add('--seed', type=int, default=1337, help='of the weights and of the batches')
     add('--run', type=lambda path: Path(path).name, help='its folder in out/ [<dataset>-<wavelet>]')
@@ -64,9 +64,8 @@ def read_settings():
     add('--dtype', default='auto', choices=['auto', 'float32', 'bfloat16', 'float16'])
     add('--compile', default='auto', choices=['auto', 'on', 'off'], help='torch.compile')
     add('--resume', action='store_true', help='go on with --run, or with the newest run')
-    add('--compare', action='store_true', help='only compare the finished runs')
+    add('--compare', action='store_true', help='compare finished runs')
     typed = parser.parse_args()
-
     # what is typed counts, then what the checkpoint has, then what --size says
     checkpoint, kept = None, {}
     if typed.resume:
@@ -84,7 +83,7 @@ def read_settings():
     for name in SIZES[args.size]:
         if not getattr(args, name) > 0:
             parser.error(f'--{name}={getattr(args, name)} must be more than 0')
-    # rows of labelled data are read whole: one that is cut has no label
+    # rows of labelled data are read whole: a cut one has no label
     if Path('data', args.dataset, 'meta.json').exists():
         width = read_meta(args.dataset).get('width', args.block_size + 1)
         if typed.block_size not in (None, width - 1):
@@ -130,7 +129,7 @@ def compile_or_not(model, batch, autocast):
             compiled(*batch)[1].backward()
         return compiled
     except Exception as error:  # no C compiler, an old GPU: train without
-        print(f'going on without torch.compile: {str(error)[:100]!r}')
+        print(f'going on without torch.compile: {str(error)[:99]!r}')
         return model
 
 # --- the data ----------------------------------------------------------------
@@ -139,14 +138,14 @@ class Data:
     def __init__(self, args, device):
         meta = self.meta = read_meta(args.dataset)
         self.T, self.B, self.device = args.block_size, args.batch_size, device
-        # each a stream (N,), or rows (rows, T + 1) of a sequence, its label and padding
+        # each a stream (N,), or rows (rows, T + 1): sequence, label, padding
         self.splits = {name: read_tokens(args.dataset, name, meta) for name in meta['splits']}
         # labels are the last ids of the vocabulary, and then the only targets
         self.labels = meta.get('labels', [])
         self.first_label = meta['vocab_size'] - len(self.labels) if self.labels else 0
         if min(self.count('train'), self.count('val')) < 1:
-            raise SystemExit(f'data/{args.dataset} is too short for a sequence of '
-                             f'--block_size={self.T}: lower it, or prepare more data')
+            raise SystemExit(f'train.bin or val.bin of data/{args.dataset} is shorter than a '
+                             f'sequence: lower --block_size={self.T}, or prepare more data')
 
     def count(self, split):  # of sequences: of rows, or of starts with T + 1 tokens
         return len(self.splits[split]) - (0 if self.labels else self.T)
@@ -232,7 +231,7 @@ def final_accuracy(model, data, autocast):
     return accuracy
 
 def train(args, checkpoint=None):
-    """Train, and leave everything in out/<args.run>/. Returns the last checkpoint, the model."""
+    """Train, and leave all in out/<args.run>/. Returns the last checkpoint and the model."""
     rank, world = start_processes(args)
     device, dtype, compiled = choose_device(args)
     if rank == 0 and args.dataset == 'stdlib' and not Path('data/stdlib/meta.json').exists():
@@ -245,7 +244,7 @@ def train(args, checkpoint=None):
     B, T, V = args.batch_size, args.block_size, data.meta['vocab_size']
     if B % world:
         raise SystemExit(f'--batch_size={B} must be a multiple of the {world} processes')
-    mine = slice(rank * B // world, (rank + 1) * B // world)  # this process's part of a batch
+    mine = slice(rank * B // world, (rank + 1) * B // world)  # its part of a batch
 
     # the model, and what is trained: the same, perhaps compiled or shared
     torch.manual_seed(args.seed + rank)  # weights come from the first, dropout differs
@@ -277,7 +276,7 @@ def train(args, checkpoint=None):
     if checkpoint:
         model.load_state_dict(checkpoint['model'])
         optimizer.load_state_dict(checkpoint['optimizer'])
-        if checkpoint['scaler']:  # it is empty where the run began without float16
+        if checkpoint['scaler']:  # empty where it began without float16
             scaler.load_state_dict(checkpoint['scaler'])
         order.set_state(checkpoint['order'])
         if rank == 0:
@@ -286,7 +285,7 @@ def train(args, checkpoint=None):
         args.run = new_run(args)
     rows = checkpoint['rows'] if checkpoint else []
     step = rows[-1]['step'] if rows else 0
-    total = torch.zeros((), device=device)  # the training loss since the last row, summed
+    total = torch.zeros((), device=device)  # of the training loss since the last row
     begin = time.perf_counter()
 
     while True:
@@ -384,7 +383,7 @@ def compare(settings, meta):
     runs = finished_runs(settings, meta)
     if not runs:
         raise SystemExit('out/ holds no finished run with these settings')
-    # the best plain run sets a mark, its final loss: when is each run as low?
+    # the best plain run sets a mark, its final loss: when is each as low?
     plain = [name for name in runs if runs[name]['settings']['wavelet'] == 'off']
     mark = (plain or list(runs))[0]
     loss = runs[mark]['rows'][-1]['val_loss']
@@ -410,15 +409,16 @@ def main():
         return compare(vars(args), read_meta(args.dataset))
     try:
         checkpoint, model = train(args, checkpoint)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):  # or | head has read enough
+        sys.stdout = open(os.devnull, 'w')
         raise SystemExit('\nstopped; what is reported above is saved. To go on: '
                          f'python train.py --resume --run={args.run or "..."}')
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and 'allocate' not in str(error):
             raise
-        raise SystemExit('the memory is not enough: lower --batch_size or --block_size')
-    meta, rows = checkpoint['meta'], checkpoint['rows']
-    curves = {name: (rows, name) for name in ('train_loss', 'val_loss')}
+        raise SystemExit('out of memory: lower --batch_size or --block_size')
+    meta = checkpoint['meta']
+    curves = {name: (checkpoint['rows'], name) for name in ('train_loss', 'val_loss')}
     save_picture(Path('out', args.run, 'loss.png'), lambda f: draw_curves(f, curves, args.run))
     if meta['modality'] == 'text':
         tokens = model.cpu().eval().generate(torch.zeros(1, 1).long(), 300, temperature=0.8)

@@ -33,7 +33,7 @@ Setup = namedtuple('Setup', 'data data_sha256 n_layer n_head n_embd block_size b
 ROMAN = ' I II III IV V VI VII VIII IX X XI XII'.split(' ')
 FOUR = ['plain GPT', "the paper's", 'levels I to III', 'past']
 PICTURES = {  # file: title, setup
-    'curves.png': ("Code, learning rate 4e-3: in 10,000 steps the plain GPT reaches the paper's",
+    'curves.png': ("Code, rate 4e-3: after 10,000 steps the plain GPT meets the paper's averages",
                    dict(max_steps=10000, learning_rate=0.004)),
     'paper.png': ("English at the paper's size: 10 layers, a context of 512",
                   dict(data='english', n_layer=10, block_size=512, max_steps=2000))}

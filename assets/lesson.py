@@ -192,7 +192,7 @@ def draw_dependence(mixers=None, T=16, C=1):
     not at all. Red is in the future. Draw a mixer of yours too: draw_dependence({'mine': f}).
     """
     mixers = mixers or {'causal_haar': lambda x: causal_haar(x, [4] * C), **cheats(T)}
-    slide = Slide('Which inputs s (across) move output t (down)?  Red: it reads the future')
+    slide = Slide('Which inputs s (across) move output t (down)? Darker: more. Red: the future')
     columns = min(3, len(mixers))
     rows = -(-len(mixers) // columns)  # rounded up
     past = torch.ones(T, T).tril() > 0
@@ -229,7 +229,7 @@ def draw_model(T=16, C=32):
     """
     mixers = {f'wavelet={w}': gpt_mixer(w, T, C) for w in ('off', 'on')}
     slide = draw_dependence(mixers, T, C)
-    slide.suptitle('A GPT of two blocks, untrained: which inputs s move output t?')
+    slide.suptitle('A GPT of two blocks, untrained: which inputs s move output t? Darker: more')
     return slide
 
 NOTEBOOK and draw_model()
