@@ -46,8 +46,7 @@ def kernel_sizes(n_embd, block_size, fraction=0.5, min_level=1, max_level=None):
     Raises ValueError for a fraction or for levels that do not fit.
     """
     longest = block_size.bit_length() - 1  # floor(log2(block_size))
-    if max_level is None:
-        max_level = longest
+    max_level = longest if max_level is None else max_level
     if not 0 <= fraction <= 1:
         raise ValueError(f'wavelet_fraction={fraction} is not between 0 and 1')
     if not 1 <= min_level <= max_level <= longest:
@@ -77,21 +76,23 @@ def causal_haar(x, kernel_size):
     if len(sizes) != x.size(-1) or any(f < 1 or f & (f - 1) for f in sizes):
         raise ValueError(f'need {x.size(-1)} powers of two, one a coordinate, not {sizes}')
 
-    # neighbours with the same window are averaged together; [8, 8, 4] has the runs [(8, 2), (4, 1)]
-    runs = [(f, len(list(same))) for f, same in groupby(sizes)]
-    parts = x.split([n for f, n in runs], dim=-1)
-    averages = []
-    for (f, n), a in zip(runs, parts):  # a: (..., T, n)
-        a = a.float() if a.dtype.itemsize < 4 else a  # 16 bits are too few for long sums
-        # A sum over 2s steps is two sums over s steps, one of them s steps ago. A difference of
-        # running sums would be as fast, but leave round-off of what is outside the window.
-        s = 1
+    if sizes != sorted(sizes):  # bring the short windows to the front, and back
+        order = torch.tensor(sizes, device=x.device).argsort(stable=True)  # (C,)
+        return causal_haar(x[..., order], sorted(sizes))[..., order.argsort()]
+
+    # All windows share their sums: a sum over 2s steps is two sums over s steps, one of them
+    # s steps ago. [1, 1, 2, 8] are summed over 2, then the last one goes on to 4 and to 8.
+    # A difference of running sums would leave round-off of what is outside the window.
+    a = x.float() if x.dtype.itemsize < 4 else x  # 16 bits are too few for long sums
+    s, averages = 1, []
+    for f, same in groupby(sizes):
         while s < f and s < a.size(-2):  # beyond T only zeros are left to add
-            moved = F.pad(a, (0, 0, s, -s))  # a(t - s): in time s zeros in front, the last s off
-            a = a + moved
+            a = a + F.pad(a, (0, 0, s, -s))  # a(t - s): s zeros in front, the last s steps off
             s = 2 * s
-        averages.append((a / f if f > 1 else a).to(x.dtype))
-    return torch.cat(averages, dim=-1)  # (..., T, C)
+        n = len(list(same))  # so many coordinates have this f, and are done
+        done, a = a.split([n, a.size(-1) - n], dim=-1)
+        averages.append(done / f if f > 1 else done)
+    return torch.cat(averages, dim=-1).to(x.dtype)  # (..., T, C)
 
 # --- the GPT -----------------------------------------------------------------
 @dataclass
@@ -237,8 +238,7 @@ class GPT(nn.Module):
         returns   logits (B, T, V), and the mean loss in nats a token, or None without targets
         """
         B, T = idx.size()
-        # how many tokens the cache holds already
-        begin = kv_cache[0]['k'].size(2) if kv_cache and kv_cache[0] else 0
+        begin = kv_cache[0]['k'].size(2) if kv_cache and kv_cache[0] else 0  # tokens in the cache
         if not 0 < T <= self.config.block_size - begin:
             raise ValueError(f'{begin + T} tokens: need 1 to block_size={self.config.block_size}')
         assert begin == 0 or T == 1, 'after the first call, a cache takes one token at a time'
