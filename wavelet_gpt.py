@@ -22,8 +22,6 @@ GPT.forward (where they go). The rest is a GPT-2 decoder with nanoGPT's paramete
     V            vocabulary size
     f(i)         how many steps coordinate i is averaged over   kernel size
     level        log2 f(i): level 1 averages 2 steps            level I, II ... IX
-
-Left out: tokenisers, rotary positions, the weights of GPT-2.
 """
 
 import math
@@ -124,6 +122,7 @@ class GPTConfig:
     def kernel_sizes(self):
         sizes = kernel_sizes(self.n_embd, self.block_size, self.wavelet_fraction,
                              self.wavelet_min_level, self.wavelet_max_level)
+        assert self.wavelet == 'on' or sizes == sorted(sizes), 'the variants need an ascending f(i)'
         return halving_sizes(sizes) if self.wavelet == 'past' else sizes
 
 def remember(cache, name, new, dim):

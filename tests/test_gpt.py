@@ -131,6 +131,13 @@ def test_a_configuration_that_cannot_be_is_refused(name, value):
     with pytest.raises(ValueError):
         GPTConfig(**{name: value})
 
+@pytest.mark.parametrize('wavelet', ['past', 'ema', 'learnable'])
+def test_the_variants_refuse_an_f_of_a_readers_own_that_does_not_ascend(wavelet, monkeypatch):
+    monkeypatch.setattr(wavelet_gpt, 'kernel_sizes', lambda n_embd, *_: [1, 2, 1, 4] * 8)
+    GPT(GPTConfig(n_embd=32))
+    with pytest.raises(AssertionError):
+        GPT(GPTConfig(n_embd=32, wavelet=wavelet))
+
 @pytest.mark.parametrize('length', [0, T + 1])
 def test_a_sequence_of_no_token_or_longer_than_the_context_is_refused(length):
     with pytest.raises(ValueError):
