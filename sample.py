@@ -104,7 +104,7 @@ def draw_sound(figure, samples, rate):
     below.set(facecolor='black', xlabel='time (s)', ylabel='frequency (Hz)')
     figure.colorbar(image, ax=below, label='level (dB)', pad=0.01)
 
-def save_picture(path, draw, figsize=(8, 4.5)):
+def save_picture(path, draw):
     """Write what draw(figure) draws as a PNG file; a sentence where it cannot be drawn."""
     os.environ['MPLBACKEND'] = 'agg'  # a notebook's own may be missing here
     try:
@@ -113,7 +113,7 @@ def save_picture(path, draw, figsize=(8, 4.5)):
         # the default style, whatever a matplotlibrc says; log axes in plain numbers up to 10^5
         plain = ['default', {'axes.formatter.min_exponent': 5}]
         with style.context(plain), warnings.catch_warnings(action='ignore'):
-            page = figure.Figure(figsize=figsize, layout='constrained')
+            page = figure.Figure(figsize=(8, 4.5), layout='constrained')
             draw(page)
             page.savefig(data, format='png', dpi=120)
         write_aside(path, data.getvalue())
@@ -145,15 +145,14 @@ def load_checkpoint(path):
     return checkpoint, model
 
 def prompt_tokens(prompt, meta):
-    """The tokens of a text, or of the file that prompt names; without one a beginning."""
+    """Tokens of a text, or of the file that prompt names; else a line end, velocity 61, silence."""
     if meta['modality'] == 'text':
         characters = meta['characters']
         beginning = [c for c in '\n\r ' + characters if c in characters][0]
         return encode_text(prompt or beginning, characters).tolist()
-    music = meta['modality'] == 'music'
-    encode = music_tokens if music else audio_tokens
+    encode, beginning = dict(music=(music_tokens, 371), audio=(audio_tokens, 128))[meta['modality']]
     tokens = encode(Path(prompt).read_bytes()).tolist() if prompt else []
-    return tokens or [371 if music else 128]  # velocity 61; silence
+    return tokens or [beginning]
 
 @torch.no_grad()
 def print_labels(model, checkpoint, prompt):
@@ -190,8 +189,7 @@ def print_labels(model, checkpoint, prompt):
         print(f'{shown} -> {", ".join(guesses)} (right: {right})')
 
 def main(argv=None):
-    paths = sorted(Path('out').glob('*/best.pt'), key=os.path.getmtime)
-    runs = [path.parent.name for path in paths]  # the newest last
+    runs = [p.parent.name for p in sorted(Path('out').glob('*/best.pt'), key=os.path.getmtime)]
     devices = [name for name in ('cpu', 'cuda', 'mps') if getattr(torch, name).is_available()]
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument('--run', choices=runs, metavar='RUN', help='a folder in out/ [the newest]')
@@ -217,6 +215,8 @@ def main(argv=None):
     checkpoint, model = load_checkpoint(folder / 'best.pt')
     model.eval().to(settings.device)
     meta, prompt = checkpoint['meta'], settings.prompt
+    if 'labels' not in meta and meta['modality'] not in SUFFIX:
+        raise SystemExit(f'{folder}: modality {meta["modality"]} is none of {", ".join(SUFFIX)}')
     try:
         if 'labels' in meta:
             return print_labels(model, checkpoint, prompt)

@@ -119,6 +119,10 @@ def test_characters_that_a_run_never_saw_are_named_once_and_the_alphabet_is_not(
     assert sentence.count('U+0308') == sentence.count('U+0075') == 1
     assert chr(5009) not in sentence
 
+def test_tokens_of_a_readers_own_kind_are_refused_in_a_sentence():
+    save_run('dice', 6)
+    assert 'dice' in refusal()
+
 @pytest.mark.parametrize('modality, vocab_size, suffix, tokens, prompt', [
     ('music', 388, '.mid', sample.music_tokens, sample.write_midi(TUNE)),
     ('audio', 256, '.wav', sample.audio_tokens, sample.write_wav(np.sin(np.arange(3000)), 16000))])
