@@ -1,5 +1,5 @@
 """
-WaveletGPT in one file: a GPT in which every prediction sees several time scales at every layer.
+WaveletGPT in one file: a GPT whose blocks, from the second one on, see several time scales.
 
 Between consecutive decoder blocks, half of the coordinates of each token's vector are replaced
 by their means over the last 2, 4, 8 ... time steps. The other half stays as it is. So each
@@ -37,9 +37,9 @@ def kernel_sizes(n_embd, block_size, fraction=0.5, min_level=1, max_level=None):
     """
     The mapping f(i): how many time steps coordinate i is averaged over. A list of n_embd ints.
     The first coordinates are left alone (f = 1). The last round(fraction * n_embd) are shared
-    out evenly among the levels min_level ... max_level. Without max_level the longest window
-    is the longest that fits into block_size. For n_embd=128 and block_size=512:
-    64 coordinates with f = 1, 8 with f = 2, and 7 each with f = 4, 8, 16 ... 512.
+    out evenly among the levels min_level ... max_level; if they are fewer, some levels get none.
+    Without max_level the longest window is the longest that fits into block_size. For C = 128
+    and block_size=512: 64 coordinates with f = 1, 8 with 2, and 7 each with 4, 8, 16 ... 512.
     The paper's printed formula could not be read. This one is ours, from its description.
     Raises ValueError for a fraction or for levels that do not fit.
     """
@@ -63,11 +63,11 @@ def causal_haar(x, kernel_size):
     """
     Average coordinate i of x over its last f(i) time steps, zeros before the first step:
 
-        x_n(t, i) = 1/f(i) * (x(t, i) + x(t-1, i) + ... + x(t-f(i)+1, i))
+        y(t, i) = 1/f(i) * (x(t, i) + x(t-1, i) + ... + x(t-f(i)+1, i))
 
     x            (..., T, C), any T
     kernel_size  f(i): C positive powers of two, in any order
-    returns      a tensor like x
+    returns      y, a tensor like x
     Raises ValueError for other sizes.
     """
     sizes = [int(f) for f in kernel_size]
@@ -78,11 +78,11 @@ def causal_haar(x, kernel_size):
         order = torch.tensor(sizes, device=x.device).argsort(stable=True)  # (C,)
         return causal_haar(x[..., order], sorted(sizes))[..., order.argsort()]
 
-    # All windows share their sums: a sum over 2s steps is two sums over s steps, one of them
-    # s steps ago. [1, 1, 2, 8] are summed over 2, then the last one goes on to 4 and to 8.
-    # A difference of running sums would leave round-off of what is outside the window.
+    # All windows share their sums. A sum over 2s steps is two sums over s steps, one of them s
+    # steps ago: of [1, 1, 2, 8] the 1s leave first, then the 2, and the 8 goes on to 4 and 8.
+    # cumsum(t) - cumsum(t - f) would leave round-off of what is outside the window.
     a = x.float() if x.dtype.itemsize < 4 else x  # 16 bits are too few for long sums
-    s, averages = 1, []
+    s, averages = 1, []  # a: the coordinates that are not done, summed over the last s steps
     for f, same in groupby(sizes):
         while s < f and s < a.size(-2):  # beyond T only zeros are left to add
             a = a + F.pad(a, (0, 0, s, -s))  # a(t - s): s zeros in front, the last s steps off
@@ -152,7 +152,7 @@ class CausalSelfAttention(nn.Module):
         k = remember(cache, 'k', k, dim=2)  # (B, nh, all steps so far, hs)
         v = remember(cache, 'v', v, dim=2)  # (B, nh, all steps so far, hs)
 
-        # softmax(q k^T / sqrt(hs)) v. One step alone may see all: is_causal would hide them.
+        # softmax(q k^T / sqrt(hs)) v. A step alone sees all the cache: is_causal would hide most.
         dropout = self.dropout if self.training else 0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=T > 1)
         y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
@@ -260,7 +260,7 @@ class GPT(nn.Module):
         Yield max_new_tokens tokens (B, 1) that continue idx (B, T0), one by one.
         temperature divides the logits: below 1 is safer, 0 takes always the likeliest token.
         top_k keeps the k likeliest only. Call model.eval() first, it switches dropout off.
-        A full context keeps its newer half, and reads it again.
+        A context longer than block_size keeps its newer half, and reads it again.
         """
         block_size = self.config.block_size
         context = idx[:, -block_size:]  # (B, T)
@@ -269,10 +269,11 @@ class GPT(nn.Module):
             if context.size(1) > block_size:
                 context = context[:, -max(1, block_size // 2):]
                 kv_cache = None
-            unread = context[:, -1:]  # the cache holds the rest
             if kv_cache is None or not use_cache:
                 unread = context
                 kv_cache = [{} for _ in self.transformer.h]
+            else:
+                unread = context[:, -1:]  # the cache holds the rest
             logits = self(unread, kv_cache=kv_cache)[0][:, -1].float()  # (B, V)
             if top_k is not None:
                 smallest = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]  # (B, 1)
@@ -295,7 +296,7 @@ def halving_sizes(sizes):
     """
     f(i) of `past`, from the sizes of kernel_sizes: half of the averaged coordinates get the
     shortest window, half of the rest the next longer one, and so on. Of 64, 32 have f = 2,
-    16 have f = 4 ... and the last one has f = 128, if the context is as long.
+    16 have f = 4 ... and the last one has f = 128, if the levels go so far.
     """
     alone = sizes.count(1)
     n = len(sizes) - alone  # how many are averaged
@@ -308,7 +309,7 @@ def halving_sizes(sizes):
 def causal_past(x, kernel_size):
     """
     Ours, not the paper's: average coordinate i over the f(i)/2 steps before the present one.
-    The other half of the coordinates has the present step anyhow. f = 1 must stand first.
+    The coordinates with f = 1 have the present step anyhow. They must stand first.
     """
     alone = kernel_size.count(1)
     means = causal_haar(x, [max(1, f // 2) for f in kernel_size])
@@ -336,7 +337,7 @@ class LearnableKernels(nn.Module):
     """
     The paper's second variant: each averaged coordinate learns the weights of its f(i) steps.
     A parameter is f(i) times the weight and starts at 1, Haar's average: Adam moves each by
-    about the learning rate, 0.004, and would change a weight of 1/256 by its own size.
+    about the learning rate, say 0.004, and would change a weight of 1/256 by its own size.
     """
     def __init__(self, kernel_size):
         super().__init__()
