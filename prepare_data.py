@@ -85,7 +85,12 @@ def write_dataset(name, splits, meta):
     """Write data/<name>/. splits: {'train': token ids (N,), ...}, of labelled data (rows, W).
     meta.json comes last and has the checksums: a mixture of old and new files is refused."""
     meta = dict(format=2, **meta, splits={}, checksums={})
+    last = min(meta['vocab_size'], 65536) - 1
     for split, tokens in splits.items():
+        if np.size(tokens) and not 0 <= np.min(tokens) <= np.max(tokens) <= last:
+            raise ValueError(f'{split}: token ids must be 0 to {last}, as vocab_size says')
+        if np.ndim(tokens) == 2:
+            meta['width'] = np.shape(tokens)[1]
         tokens = np.ascontiguousarray(tokens, np.uint8 if meta['vocab_size'] <= 256 else np.uint16)
         write_aside(f'data/{name}/{split}.bin', tokens)
         meta['splits'][split] = len(tokens)
@@ -206,8 +211,7 @@ def prepare_input(files, name, alphabet):
         text = re.sub('[^a-z]+', ' ', text)
     if len(text) < 1000:
         raise SystemExit(f'{len(text)} characters are too few to train on: give at least 1,000')
-    source = ', '.join(Path(file).name for file in files)
-    write_text(name, split_90_5_5(text), source, characters)
+    write_text(name, split_90_5_5(text), ', '.join(Path(f).name for f in files), characters)
 
 # ---- music: a MIDI file to notes, notes to events ----
 def variable_length(data, at):
@@ -221,7 +225,6 @@ def variable_length(data, at):
 
 def track_events(data, at):
     """Yield every event of the MIDI track at data[at]: (index behind it, tick, status, byte, byte).
-
     A tempo has status 0xFF and microseconds a quarter note for its first byte; what is of no use
     has status 0. IndexError: the track ends within an event. ValueError: it is no event.
     """
@@ -296,7 +299,6 @@ def sounding_notes(events, division):
 
 def read_midi(data):
     """Notes of a MIDI file (bytes): [(start, end, pitch, velocity)], seconds, by (start, pitch).
-
     A note_off ends the oldest note_on of its channel and pitch. While the pedal is down (controller
     64 at 64 or more) a note sounds until pedal-up or the next onset of its pitch. What never ends,
     ends with the piece. Percussion and notes of no length are left out. What stands before a damage
@@ -324,7 +326,6 @@ def read_midi(data):
 
 def encode_notes(notes):
     """Notes [(start, end, pitch, velocity)] in seconds -> event ids, uint16 (T,).
-
     The 388 events of Performance RNN and Music Transformer: 0..127 note_on of a pitch, 128..255
     note_off, 256..355 time goes on by 1..100 steps of 10 ms, 356..387 velocity bin, where it
     changes. Times are rounded to steps, and a note lasts at least one.
@@ -446,7 +447,6 @@ def prepare_youtubemix():
 
 def prepare_folder(folder, name, suffixes, encode, meta):
     """Write the files of a folder and its subfolders, turned into tokens by encode(bytes).
-
     Every problem is a line with the file's name. Equal tokens count once. In the order of their
     hashes, a tenth is for validation, a tenth for test, and the rest for training.
     """
@@ -501,7 +501,7 @@ def write_rows(name, splits, meta):
         rows[split] = np.zeros((len(examples), width), np.uint16)
         for row, example in zip(rows[split], examples):
             row[:len(example)] = example
-    write_dataset(name, rows, dict(meta, width=width))
+    write_dataset(name, rows, meta)
 
 def listops_answer(tokens):
     """The value 0..9 of a list in SYMBOLS ids; ValueError where it is not one whole list."""
@@ -589,7 +589,7 @@ def prepare_cifar10():
     train, val, test = np.split(rows, [-3 * n // 2, -n])
     classes = 'airplane automobile bird cat deer dog frog horse ship truck'
     write_dataset('cifar10', dict(train=train, val=val, test=test), dict(
-        modality='pixels', vocab_size=266, labels=classes.split(), width=1025, **CIFAR10))
+        modality='pixels', vocab_size=266, labels=classes.split(), **CIFAR10))
 
 # ---- the command line ----
 def main(argv=None):

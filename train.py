@@ -195,7 +195,8 @@ def new_run(args):
     names = [base, *(f'{base}-{n}' for n in range(2, 1000))]
     name = args.run or next(name for name in names if not Path('out', name).exists())
     try:
-        Path('out', name).mkdir(parents=True)
+        # an empty one is of a run that was stopped before its first row
+        Path('out', name).mkdir(parents=True, exist_ok=not any(Path('out', name).glob('*')))
     except OSError as error:
         raise SystemExit(f'out/{name}: {error.strerror}; choose another --run, or add --resume')
     return name
@@ -247,12 +248,12 @@ def train(args, checkpoint=None):
     mine = slice(rank * B // world, (rank + 1) * B // world)  # its part of a batch
 
     # the model, and what is trained: the same, perhaps compiled or shared
-    torch.manual_seed(args.seed + rank)  # weights come from the first, dropout differs
+    torch.manual_seed(args.seed)  # of the weights
     torch.set_float32_matmul_precision('high')  # TF32, on GPUs that have it
     shape = {name: vars(args).get(name) for name in GPTConfig.__dataclass_fields__}
     try:
         config = GPTConfig(**dict(shape, vocab_size=V, bias=args.bias == 'on'))
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:
         raise SystemExit(str(error))
     trained = model = GPT(config).to(device)
     parameters = sum(p.numel() for p in model.parameters())
@@ -279,8 +280,6 @@ def train(args, checkpoint=None):
         if checkpoint['scaler']:  # empty where it began without float16
             scaler.load_state_dict(checkpoint['scaler'])
         order.set_state(checkpoint['order'])
-        if rank == 0:
-            torch.set_rng_state(checkpoint['rng'])  # of dropout
     elif rank == 0:
         args.run = new_run(args)
     rows = checkpoint['rows'] if checkpoint else []
@@ -314,7 +313,7 @@ def train(args, checkpoint=None):
                 rows[-1]['val_accuracy'] = val_accuracy
             checkpoint = dict(
                 model=model.state_dict(), optimizer=optimizer.state_dict(),
-                scaler=scaler.state_dict(), order=order.get_state(), rng=torch.get_rng_state(),
+                scaler=scaler.state_dict(), order=order.get_state(),
                 config=vars(config), settings=vars(args), meta=data.meta, parameters=parameters,
                 step=step, rows=rows)
             if data.labels and step == args.max_steps:
@@ -330,6 +329,7 @@ def train(args, checkpoint=None):
         # a step: draw a batch, forward, backward, update
         starts = torch.randint(data.count('train'), (B,), generator=order)  # (B,)
         x, y = data.get_batch('train', starts[mine])
+        torch.manual_seed(args.seed + world * step + rank)  # dropout follows from the step alone
         optimizer.zero_grad(set_to_none=True)
         with autocast:
             _, loss = trained(x, y)

@@ -69,6 +69,12 @@ def test_alphabet_text8_spells_digits_and_has_27_characters(here):
     assert text_of('a') == 'in one nine eight four ber stra e seven ' * 99
     assert read_meta('a')['vocab_size'] == 27
 
+@pytest.mark.parametrize('vocab_size, token', [(256, 256), (5, 5), (5, -1), (100_000, 65_536)])
+def test_tokens_that_do_not_fit_are_refused_and_leave_nothing(here, vocab_size, token):
+    with pytest.raises(ValueError):
+        prepare_data.write_dataset('a', dict(train=[0, token]), dict(vocab_size=vocab_size))
+    assert not Path('data').exists()
+
 def test_the_standard_library_is_split_by_the_hash_of_its_names(here, monkeypatch):
     names = [f'package{n // 10}/module{n}.py' for n in range(40)]
     others = ['test/a.py', 'b/tests/a.py', 'site-packages/a.py', '__pycache__/a.py', 'notes.txt']

@@ -90,6 +90,8 @@ def test_a_name_that_is_taken_gets_a_number_and_a_given_one_is_refused(tiny):
     assert not torch.equal(weights(first), weights(second))
     ends('--run=tiny-on')
     assert Path('out/tiny-on/last.pt').read_bytes() == before
+    Path('out/empty').mkdir()  # of a run that was stopped before its first row
+    assert run('--run=empty')[0]['settings']['run'] == 'empty'
 
 def test_the_best_checkpoint_is_that_of_the_lowest_validation_loss(tiny, monkeypatch):
     lows = iter([3.0, 2.0, 1.0, 2.5, 2.7])
@@ -324,7 +326,7 @@ def write_labelled(n=200, seed=0, labels=None):
         row[:length] = rng.integers(4, size=length)
         row[length] = 4 + row[0] % 2 if labels is None else 4 + labels
     prepare_data.write_dataset('tiny', dict(train=rows, val=rows[:50], test=rows[50:90]), dict(
-        modality='listops', vocab_size=6, labels=['even', 'odd'], width=7, source='a test'))
+        modality='listops', vocab_size=6, labels=['even', 'odd'], source='a test'))
     return rows
 
 LABELLED = [word for word in SMALL if 'block_size' not in word]
