@@ -199,7 +199,7 @@ def prepare_input(files, name, alphabet):
             data = Path(file).read_bytes()
             # UTF-16 has zeros, at least at each blank, and a zero is valid UTF-8
             if data[:2] in (b'\xff\xfe', b'\xfe\xff') or data.count(0) > len(data) / 50:
-                raise SystemExit(f'{file} is UTF-16: save it as UTF-8')
+                raise SystemExit(f'{file} is UTF-16 or no text: save it as UTF-8')
             text += data.decode('utf-8-sig')  # drops a byte order mark
         except (OSError, UnicodeDecodeError) as error:
             raise SystemExit(f'could not read {file} as UTF-8 text ({error})')

@@ -55,7 +55,6 @@ def write_midi(notes):
     ons = [(round(1000 * start), 0x90, pitch, velocity) for start, _, pitch, velocity in notes]
     offs = [(max(round(1000 * end), round(1000 * start) + 1), 0x80, pitch, 64)
             for start, end, pitch, _ in notes]
-
     track, now = b'', 0
     for tick, *message in sorted(offs + ons, key=lambda event: event[0]):
         wait, now = tick - now, tick
@@ -225,7 +224,8 @@ def main(argv=None):
         raise SystemExit(f'--prompt={prompt}: {error}')
     text, suffix = meta['modality'] == 'text', SUFFIX[meta['modality']]
     out = settings.out or (None if text else folder / f'sample{suffix}')
-    if out and not (out.parent.is_dir() and out.name.endswith(suffix)):
+    if out and (not (out.parent.is_dir() and out.name.endswith(suffix))
+                or out.exists() and not out.is_file()):  # not a folder or a device
         raise SystemExit(f'--out={out}: name a {suffix} file in a folder that is there')
 
     # text is printed as it is made, of music and sound only the number of tokens

@@ -42,7 +42,7 @@ def read_settings():
     parser = argparse.ArgumentParser(description=__doc__, usage='train.py [--name=value ...]',
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add('--dataset', default='stdlib', help='a folder in data/, made by prepare_data.py')
+    add('--dataset', default='stdlib', type=lambda path: Path(path).name, help='in data/')
     add('--wavelet', default='on', choices=['on', 'off', 'learnable', 'ema', 'past'])
     add('--wavelet_fraction', type=float, default=0.5, help='of the coordinates are averaged')
     add('--wavelet_min_level', type=int, default=1, help='the shortest window is 2^this steps')
@@ -190,12 +190,11 @@ def get_lr(step, args):
     return args.learning_rate * (0.55 + 0.45 * math.cos(math.pi * progress))
 
 def new_run(args):
-    """Make out/<run>/ and return its name. A default name that is taken gets a number."""
+    """Make out/<run>/, or take an empty one; its name. A default that is taken gets a number."""
     base = f'{args.dataset}-{args.wavelet}'
     names = [base, *(f'{base}-{n}' for n in range(2, 1000))]
     name = args.run or next(name for name in names if not Path('out', name).exists())
     try:
-        # an empty one is of a run that was stopped before its first row
         Path('out', name).mkdir(parents=True, exist_ok=not any(Path('out', name).glob('*')))
     except OSError as error:
         raise SystemExit(f'out/{name}: {error.strerror}; choose another --run, or add --resume')
@@ -358,7 +357,7 @@ def finished_runs(settings, meta):
             run = torch.load(path, map_location='cpu', weights_only=True)
             alike = all(run['settings'][k] == wanted[k] for k in wanted)
             alike &= run['meta']['checksums'] == meta['checksums']
-            alike &= run['rows'][-1]['step'] == wanted['max_steps']
+            alike &= 'parameters' in run and run['rows'][-1]['step'] == wanted['max_steps']
         except Exception:  # a damaged file, or one from an earlier version
             alike = False
         if alike:
@@ -404,6 +403,7 @@ def compare(settings, meta):
     save_picture(Path('out', settings['dataset'] + '.png'), lambda f: draw_curves(f, curves))
 
 def main():
+    getattr(sys.stdout, 'reconfigure', dict)(errors='backslashreplace')  # for any console
     args, checkpoint = read_settings()
     if args.compare:
         return compare(vars(args), read_meta(args.dataset))

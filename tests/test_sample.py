@@ -119,6 +119,14 @@ def test_characters_that_a_run_never_saw_are_named_once_and_the_alphabet_is_not(
     assert sentence.count('U+0308') == sentence.count('U+0075') == 1
     assert chr(5009) not in sentence
 
+def test_no_folder_and_no_device_is_replaced_by_a_sample():
+    save_run('text', 3, characters='abc')
+    Path('folder').mkdir()
+    os.mkfifo('device')
+    for name in 'folder', 'device':
+        refusal(f'--out={name}')
+    assert Path('folder').is_dir() and Path('device').is_fifo()
+
 def test_tokens_of_a_readers_own_kind_are_refused_in_a_sentence():
     save_run('dice', 6)
     assert 'dice' in refusal()

@@ -309,6 +309,12 @@ def test_two_processes_that_share_the_batches_equal_one(tiny):
     np.testing.assert_allclose(losses([two]), losses(one), atol=1e-5)
     assert done.stdout.count('step    12') == 1
 
+def test_a_sample_that_the_console_cannot_show_does_not_stop_the_comparison(here):
+    write_text('tiny', 'žluťoučký kůň 日本\n' * 200)
+    done = subprocess.run([sys.executable, ROOT / 'train.py', *SMALL], capture_output=True,
+                          env=dict(os.environ, PYTHONIOENCODING='ascii'), timeout=120)
+    assert done.returncode == 0 and b'final loss' in done.stdout, done.stderr
+
 @pytest.mark.parametrize('left', [dict(RANK=''), dict(RANK='1'), dict(WORLD_SIZE='2')])
 def test_a_rank_left_over_in_the_environment_changes_nothing(tiny, monkeypatch, left):
     for name, value in left.items():
