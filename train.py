@@ -403,7 +403,7 @@ def compare(settings, meta):
     save_picture(Path('out', settings['dataset'] + '.png'), lambda f: draw_curves(f, curves))
 
 def main():
-    getattr(sys.stdout, 'reconfigure', dict)(errors='backslashreplace')  # for any console
+    getattr(sys.stdout, 'reconfigure', dict)(errors='backslashreplace')  # IDLE has none
     args, checkpoint = read_settings()
     if args.compare:
         return compare(vars(args), read_meta(args.dataset))
