@@ -226,7 +226,7 @@ def variable_length(data, at):
 def track_events(data, at):
     """Yield every event of the MIDI track at data[at]: (index behind it, tick, status, byte, byte).
     A tempo has status 0xFF and microseconds a quarter note for its first byte; what is of no use
-    has status 0. IndexError: the track ends within an event. ValueError: it is no event.
+    has status 0. IndexError or ValueError: the track is damaged, or cut short.
     """
     tick, status, kind = 0, 0, None
     # a track ends at its end-of-track event (kind 0x2F) or, without one, where the next begins
@@ -254,6 +254,8 @@ def track_events(data, at):
         if at > len(data) or b'MTrk' in data[at - 3:at + 3]:
             raise IndexError  # the file ends, or the next track begins, within the event
         yield at, tick, *event
+    if kind != 0x2F and at >= len(data):
+        raise IndexError  # the file ends before the track does
 
 def sounding_notes(events, division):
     """Notes in seconds of events (tick, status, byte, byte); division: ticks a quarter note."""
@@ -316,10 +318,8 @@ def read_midi(data):
         try:
             for at, *event in track_events(data, at):
                 events.append(event)
-        except IndexError:
-            warnings.warn(f'its track {n} ends within an event; what stands before counts')
-        except ValueError as error:
-            warnings.warn(f'its track {n} is damaged ({error}); what stands before counts')
+        except (IndexError, ValueError):
+            warnings.warn(f'its track {n} is damaged or cut short; what stands before counts')
         at = data.find(b'MTrk', at)
     events.sort(key=lambda event: event[0])  # stable: within a tick, the order of the file
     return sounding_notes(events, division)
@@ -371,7 +371,9 @@ def read_wav(data):
             at += size + size % 2
     if data[8:12] != b'WAVE' or name != b'data' or len(header) < 16:
         raise ValueError('it is no WAV file, or its sound or the description of it is missing')
-    size = size or len(data)  # 0: the recorder never came back to fill it in
+    if len(data) - at < size < 2 ** 29:  # more is a placeholder, and so is 0
+        warnings.warn('it is cut short, or its length is wrong; what is there counts')
+    size = size or len(data)
 
     kind, channels, rate, _, _, bits = struct.unpack_from('<HHIIHH', header)
     if kind == 0xFFFE and len(header) >= 26:  # extensible header: the kind starts a longer code
@@ -633,8 +635,6 @@ if __name__ == '__main__':
     try:
         main()
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        raise SystemExit('stopped; what was not finished is not written')
-    except BrokenPipeError:  # the reader has gone, as in: | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit('its output was closed; what was not finished is not written')
+    except (KeyboardInterrupt, BrokenPipeError, MemoryError) as stop:  # or | head has read enough
+        sys.stdout = open(os.devnull, 'w')
+        raise SystemExit(f'stopped ({type(stop).__name__}); what was not finished is not written')

@@ -43,17 +43,18 @@ def test_no_number_of_tracks_and_no_length_is_needed(options):
     ('00 993C40 00 803E40 64 893C40' + NOTE, [60]),
     ('00 C005 00 D07F 00 E00040 00 A03C40 00 B00740' + NOTE, [60])])
 def test_running_status_goes_on_over_other_events(track, expected):
-    assert pitches(midi(track)) == expected
+    assert pitches(midi(track + END)) == expected
 
 def test_times_follow_the_tempo_in_every_track_and_do_not_drift():
-    notes, tempo = '00 903C40 8768 803C40', '8374 FF5103 0F4240'  # a second a quarter from tick 500
+    notes = '00 903C40 8768 803C40' + END
+    tempo = '8374 FF5103 0F4240' + END  # a second a quarter from tick 500
     assert read_midi(midi(notes, tempo)) == read_midi(midi(tempo, notes)) == [(0, 1.5, 60, 64)]
     thirds = '00 FF5103 051615 01 FF5103 051616 01 FF0100' * 5000
-    assert read_midi(midi(thirds + NOTE, division=3))[0][0] == 666_667 * 5000 / 3_000_000
+    assert read_midi(midi(thirds + NOTE + END, division=3))[0][0] == 666_667 * 5000 / 3_000_000
 
 @pytest.mark.parametrize('frames, per_second', [(24, 24), (25, 25), (29, 30000 / 1001), (30, 30)])
 def test_smpte_counts_parts_of_a_frame_and_knows_no_tempo(frames, per_second):
-    track = '00 FF5103 000002 00 903C40 64 FF5103 123456 8310 803C40'
+    track = '00 FF5103 000002 00 903C40 64 FF5103 123456 8310 803C40' + END
     end = pytest.approx(500 / per_second / 160)
     assert read_midi(midi(track, division=(256 - frames) << 8 | 160)) == [(0, end, 60, 64)]
     for nothing in 0, 0xE800:
@@ -71,7 +72,7 @@ def test_smpte_counts_parts_of_a_frame_and_knows_no_tempo(frames, per_second):
     ('00 B0407F' + NOTE + '64' + END[3:], [(0, 0.2, 60, 64)]),
     ('00 903C40 64' + END[3:], [(0, 0.1, 60, 64)]), ('00 903C40 00 803C40', [])])
 def test_the_pedal_holds_notes(track, expected):
-    assert read_midi(midi(track)) == expected
+    assert read_midi(midi(track + END)) == expected
 
 def notes_by_mido(path):
     """The same notes by mido: first in, first out for every channel and key."""
@@ -114,8 +115,8 @@ def test_mido_reads_the_same_notes_and_what_is_written(tmp_path, seed):
     path.write_bytes(write_midi(notes))
     assert same_notes(notes, notes_by_mido(path)) and read_midi(path.read_bytes()) == notes
 
-@pytest.mark.parametrize('data', [b'', b'MThd', b'RIFF' + bytes(40), midi(NOTE, division=0),
-                                  midi('00 903C40' + ' FFFFFF7F FF0100' * 9 + NOTE)], ids=str)
+@pytest.mark.parametrize('data', [b'', b'MThd', b'RIFF' + bytes(40), midi(NOTE + END, division=0),
+                                  midi('00 903C40' + ' FFFFFF7F FF0100' * 9 + NOTE + END)], ids=str)
 def test_no_midi_file_or_one_of_more_than_a_day_is_refused(data):
     with pytest.raises(ValueError):
         read_midi(data)
@@ -125,6 +126,12 @@ def test_no_midi_file_or_one_of_more_than_a_day_is_refused(data):
 def test_what_stands_before_a_damage_counts(damage):
     with pytest.warns(UserWarning, match='track 1'):
         assert pitches(midi(NOTE + damage, OTHER)) == [60, 62]
+
+def test_a_file_is_named_wherever_it_is_cut():
+    whole = midi(NOTE + '8748 903E40 64 803E40' + END)
+    for end in range(whole.index(b'MTrk') + 8, len(whole)):
+        with pytest.warns(UserWarning, match='track 1'):
+            assert pitches(whole[:end]) in ([], [60], [60, 62])
 
 def test_the_ids_of_the_vocabulary_and_their_order():
     notes = [(2.5, 3.5, 60, 1), (3.5, 3.5, 60, 4), (3.504, 5, 50, 127), (3.5, 5, 64, 127)]
