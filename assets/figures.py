@@ -24,7 +24,7 @@ from matplotlib import ticker
 
 ASSETS = Path(__file__).resolve().parent
 sys.path.insert(0, str(ASSETS.parent))
-from sample import save_picture
+from sample import load_checkpoint, save_picture
 
 RUNS = ASSETS / 'runs.csv'
 # what is equal in runs that are compared
@@ -44,7 +44,7 @@ def read_csv():
 
 def checkpoint_rows(folder, commit='', machine='', threads=''):
     """The rows of runs.csv, with more columns, of a finished run, from its last.pt."""
-    checkpoint = torch.load(folder / 'last.pt', map_location='cpu', weights_only=True)
+    checkpoint, _ = load_checkpoint(folder / 'last.pt')
     settings, rows = checkpoint['settings'], checkpoint['rows']
     if rows[-1]['step'] < settings['max_steps']:
         raise SystemExit(f'{folder} is not finished: python train.py --resume')

@@ -26,6 +26,7 @@ from torch.fft import fft2, irfft, rfft
 # wavelet_gpt.py lies one folder up. A notebook has no __file__, it runs in either folder.
 folder = Path(globals().get('__file__', 'lesson.py')).resolve().parent
 sys.path[:0] = [str(folder), str(folder.parent)]
+from prepare_data import write_aside
 from wavelet_gpt import GPT, GPTConfig, causal_haar, kernel_sizes
 
 # %% What every picture has: large letters for a lecture hall, whatever a matplotlibrc says
@@ -239,11 +240,10 @@ def main():
     parser = argparse.ArgumentParser(description='Draw the pictures of the lesson.')
     parser.add_argument('--out', default='out/lesson', type=Path, help='folder [out/lesson]')
     out = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
     for draw in (draw_staircase, draw_impulse_and_step, draw_line_of_text, draw_wiring,
                  draw_dependence, draw_model):
         path = out / (draw.__name__.removeprefix('draw_') + '.png')
-        path.write_bytes(draw()._repr_png_())
+        write_aside(path, draw()._repr_png_())
         print(f'{path}: {draw.__doc__.splitlines()[0]}')
 
 if __name__ == '__main__' and not NOTEBOOK:
