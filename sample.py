@@ -11,22 +11,20 @@ $ python sample.py --run=listops-on --prompt="[MAX 2 [MIN 4 7 1 ] 0 ]"
 import io
 import os
 import sys
-import time
 import warnings
 import wave
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from prepare_data import (SYMBOLS, audio_tokens, decode_text, encode_text, listops_answer,
-                          music_tokens, read_meta, read_tokens, write_aside)
+                          music_tokens, progress, read_meta, read_tokens, write_aside)
 from wavelet_gpt import GPT, GPTConfig
 
-NUM_TOKENS = dict(text=500, music=1000, audio=16000)  # characters, events, samples (1 s)
-SUFFIX = dict(text='', music='.mid', audio='.wav')
-CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], '\ufffd')  # steer terminals
+MADE = dict(text=(500, ''), music=(1000, '.mid'), audio=(16000, '.wav'))  # tokens, suffix
 
 def decode_notes(tokens):
     """Any event ids 0..387 (see encode_notes) -> notes [(start, end, pitch, velocity)] in s."""
@@ -117,7 +115,7 @@ def save_picture(path, draw):
             page.savefig(data, format='png', dpi=120)
         write_aside(path, data.getvalue())
     except (Exception, SystemExit) as error:  # a picture never ends a run
-        print(f'{path} is not drawn: {error!r}', file=sys.stderr)
+        print(f'{path} is not drawn: {error}', file=sys.stderr)
 
 def write_sample(path, tokens, meta):
     """Write tokens as the text, the music or the sound that they are; draw the latter two."""
@@ -143,41 +141,44 @@ def load_checkpoint(path):
         raise SystemExit(f'{path} holds no model: {str(error).split(". ")[0][:200]!r}')
     return checkpoint, model
 
-def prompt_tokens(prompt, meta):
+def prompt_tokens(prompt, checkpoint):
     """Tokens of a text, or of the file that prompt names; else a line end, velocity 61, silence."""
+    meta = checkpoint['meta']
     if meta['modality'] == 'text':
         characters = meta['characters']
         beginning = [c for c in '\n\r ' + characters if c in characters][0]
         return encode_text(prompt or beginning, characters).tolist()
     encode, beginning = dict(music=(music_tokens, 371), audio=(audio_tokens, 128))[meta['modality']]
-    tokens = encode(Path(prompt).read_bytes()).tolist() if prompt else []
-    return tokens or [beginning]
+    tokens = encode(Path(prompt).read_bytes()).tolist() if prompt else [beginning]
+    if not tokens:
+        raise ValueError('there is nothing in it to go on from')
+    return tokens
 
-@torch.no_grad()
-def print_labels(model, checkpoint, prompt):
-    """The three likeliest labels of the prompt, or of five test examples, and the right one."""
-    meta, T = checkpoint['meta'], model.config.block_size
-    labels, first = meta['labels'], meta['vocab_size'] - len(meta['labels'])  # the last ids
-
-    # (tokens, right label) of every example; a prompt cannot be a picture
+def labelled_examples(prompt, checkpoint):
+    """(tokens, right label) of the prompt, or of five test examples; ValueError for no list."""
+    meta, T = checkpoint['meta'], checkpoint['config']['block_size']
     if prompt and meta['modality'] == 'listops':
         words = prompt.split()
         if len(words) > T or set(words) - set(SYMBOLS):
             raise ValueError(f'a list is at most {T} of {" ".join(SYMBOLS)} with blanks between')
         tokens = [SYMBOLS.index(word) for word in words]
-        examples = [(tokens, listops_answer(tokens))]
-    elif prompt and meta['modality'] == 'bytes':
-        examples = [(list(prompt.encode()[:T]), 'not known')]
-    else:
-        dataset = checkpoint['settings']['dataset']
-        rows = read_tokens(dataset, 'test', read_meta(dataset))[:5].astype(int)  # (5, W)
-        ends = (rows >= first).argmax(axis=1)  # a row is a sequence, its label, padding
-        examples = [(row[:end], labels[row[end] - first]) for row, end in zip(rows, ends)]
+        return [(tokens, listops_answer(tokens))]
+    if prompt and meta['modality'] == 'bytes':
+        return [(list(prompt.encode()[:T]), 'not known')]
+    # a prompt cannot be a picture; a row is a sequence, its label, padding
+    dataset, first = checkpoint['settings']['dataset'], meta['vocab_size'] - len(meta['labels'])
+    rows = read_tokens(dataset, 'test', read_meta(dataset))[:5].astype(int)  # (5, W)
+    ends = (rows >= first).argmax(axis=1)
+    return [(row[:end], meta['labels'][row[end] - first]) for row, end in zip(rows, ends)]
 
-    # only the logits of the labels are compared
+@torch.no_grad()
+def print_labels(model, examples, meta):
+    """The three likeliest labels of every example, and the right one."""
+    labels = meta['labels']
     for tokens, right in examples:
         idx = torch.tensor(tokens, device=model.lm_head.weight.device)[None]  # (1, T)
-        logits = model(idx)[0][0, -1, first:]  # (number of labels,)
+        # only the logits of the labels are compared, the last ids
+        logits = model(idx)[0][0, -1, -len(labels):]  # (number of labels,)
         chances, best = logits.softmax(dim=0).topk(min(3, len(labels)))
         guesses = [f'{labels[n]} {chance:.1%}' for n, chance in zip(best, chances.tolist())]
         shown = 'a picture'
@@ -191,17 +192,18 @@ def main(argv=None):
     runs = [p.parent.name for p in sorted(Path('out').glob('*/best.pt'), key=os.path.getmtime)]
     devices = [name for name in ('cpu', 'cuda', 'mps') if getattr(torch, name).is_available()]
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument('--run', choices=runs, metavar='RUN', help='a folder in out/ [the newest]')
-    parser.add_argument('--prompt', default='', help='to continue: a text, or a .mid or .wav file')
-    parser.add_argument('--num_tokens', type=int, help='[text 500, music 1000, sound 16000: 1 s]')
-    parser.add_argument('--temperature', type=float, default=0.8, help='0: the likeliest [0.8]')
-    parser.add_argument('--top_k', type=int, help='choose among the k likeliest only [all]')
-    parser.add_argument('--seed', type=int, default=1337, help='another seed, another sample')
-    parser.add_argument('--out', type=Path, help='a file [text: none, else out/<run>/sample.*]')
-    parser.add_argument('--device', choices=devices, default='cpu', help='where to compute [cpu]')
-    settings = parser.parse_args(argv)
+    add = parser.add_argument
+    add('--run', type=lambda path: Path(path).name, help='a folder in out/ [the newest]')
+    add('--prompt', default='', help='to continue: a text, or a .mid or .wav file')
+    add('--num_tokens', type=int, help='[text 500, music 1000, sound 16000: 1 s]')
+    add('--temperature', type=float, default=0.8, help='0: the likeliest [0.8]')
+    add('--top_k', type=int, help='choose among the k likeliest only [all]')
+    add('--seed', type=int, default=1337, help='another seed, another sample')
+    add('--out', type=Path, help='a file [text: none, else out/<run>/sample.*]')
+    add('--device', choices=devices, default='cpu', help='where to compute [cpu]')
+    args = parser.parse_args(argv)
     for name, least in ('num_tokens', 1), ('top_k', 1), ('temperature', 0):
-        value = getattr(settings, name)
+        value = getattr(args, name)
         if value is not None and not value >= least:
             parser.error(f'--{name}={value} must be at least {least}')
     if hasattr(sys.stdout, 'reconfigure'):
@@ -210,51 +212,49 @@ def main(argv=None):
     # the run, and the prompt
     if not runs:
         raise SystemExit('there is no run in out/ yet: python train.py')
-    folder = Path('out') / (settings.run or runs[-1])
+    folder = Path('out') / (args.run or runs[-1])
     checkpoint, model = load_checkpoint(folder / 'best.pt')
-    model.eval().to(settings.device)
-    meta, prompt = checkpoint['meta'], settings.prompt
-    if 'labels' not in meta and meta['modality'] not in SUFFIX:
-        raise SystemExit(f'{folder}: modality {meta["modality"]} is none of {", ".join(SUFFIX)}')
+    model.eval().to(args.device)
+    meta, prompt = checkpoint['meta'], args.prompt
+    if 'labels' not in meta and meta['modality'] not in MADE:
+        raise SystemExit(f'{folder}: modality {meta["modality"]} is none of {", ".join(MADE)}')
+    warnings.formatwarning = lambda warning, *_: f'--prompt={prompt}: {warning}\n'
+    read = labelled_examples if 'labels' in meta else prompt_tokens
     try:
-        if 'labels' in meta:
-            return print_labels(model, checkpoint, prompt)
-        tokens = prompt_tokens(prompt, meta)
+        tokens = read(prompt, checkpoint)
     except (OSError, ValueError) as error:
         raise SystemExit(f'--prompt={prompt}: {error}')
-    text, suffix = meta['modality'] == 'text', SUFFIX[meta['modality']]
-    out = settings.out or (None if text else folder / f'sample{suffix}')
-    if out and (not (out.parent.is_dir() and out.name.endswith(suffix))
-                or out.exists() and not out.is_file()):  # not a folder or a device
+    if 'labels' in meta:
+        return print_labels(model, tokens, meta)
+    text = meta['modality'] == 'text'
+    count, suffix = MADE[meta['modality']]
+    out = args.out or (None if text else folder / f'sample{suffix}')
+    if out and (out.exists() and not out.is_file() or not out.parent.is_dir()
+                or not out.name.endswith(suffix)):
         raise SystemExit(f'--out={out}: name a {suffix} file in a folder that is there')
 
-    # text is printed as it is made, of music and sound only the number of tokens
-    torch.manual_seed(settings.seed)
-    idx = torch.tensor([tokens], device=settings.device)  # (1, T)
-    count = settings.num_tokens or NUM_TOKENS[meta['modality']]
-    line_ends = io.IncrementalNewlineDecoder(None, translate=True)  # \r and \r\n to \n
-    made, stopped, begin = [], '', time.perf_counter()
-    try:
-        print(line_ends.decode(prompt if text else ''), end='', flush=True)
-        for token in model.stream(idx, count, settings.temperature, settings.top_k):
+    # what would steer a terminal is not printed; \r\n is one line end
+    visible = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], '\ufffd')
+    visible[13] = '' if '\n' in meta.get('characters', '') else '\n'
+    torch.manual_seed(args.seed)
+    idx = torch.tensor([tokens], device=args.device)  # (1, T)
+    made = []
+    with suppress(KeyboardInterrupt, BrokenPipeError):  # what there is, is written
+        print((prompt if text else '').translate(visible), end='', flush=True)
+        for token in model.stream(idx, args.num_tokens or count, args.temperature, args.top_k):
             made.append(token.item())
             if text:
-                new = line_ends.decode(meta['characters'][made[-1]])
-                print(new.translate(CONTROLS), end='', flush=True)
-            elif len(made) % 100 == 0:
-                print(f'\r{len(made)} of {count} tokens', end='', file=sys.stderr)
-    except KeyboardInterrupt:
-        stopped = f', stopped after {len(made)} tokens'
-    except BrokenPipeError:  # head has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    speed = len(made) / (time.perf_counter() - begin)
+                print(meta['characters'][made[-1]].translate(visible), end='', flush=True)
+            else:
+                progress(f'{len(made)} tokens')
     if out:
         write_sample(out, tokens + made if prompt else made, meta)
-    print(f'\n{folder}, step {checkpoint["step"]}: {speed:,.0f} tokens/s{stopped}, written to '
-          f'{out or "stdout"}', file=sys.stderr)
+    print(f'\n{folder}: {len(made)} tokens, written to {out or "stdout"}', file=sys.stderr)
 
 if __name__ == '__main__':
     try:
         main()
-    except KeyboardInterrupt:
+        sys.stdout.flush()
+    except (KeyboardInterrupt, BrokenPipeError):  # or | head has read enough
+        sys.stdout = open(os.devnull, 'w')
         raise SystemExit('stopped')

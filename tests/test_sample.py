@@ -98,8 +98,13 @@ def test_text_is_the_same_in_print_and_in_a_file_and_by_the_same_seed(capfd, mon
     written = Path('a.txt').read_bytes().decode()
     assert written[:4] == 'ab\ra' and len(written) == 64
     assert capfd.readouterr().out.splitlines() == written.replace('\x1b', '\ufffd').splitlines()
-    sample.main(words)
+    sample.main([*words, '--run=out/tiny/'])
     assert Path('a.txt').read_bytes().decode() == written
+
+def test_a_line_of_windows_is_printed_as_one_line(capsys):
+    save_run('text', 4, characters='\r\nab')
+    sample.main(['--prompt=a\r\nb\r\n', '--num_tokens=1'])
+    assert capsys.readouterr().out.startswith('a\nb\n')
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, BrokenPipeError])
 def test_what_is_there_when_the_run_is_stopped_is_written(error, monkeypatch, capfd):
@@ -142,8 +147,12 @@ def test_music_and_sound_go_on_from_a_file(modality, vocab_size, suffix, tokens,
     given = tokens(prompt)[:-3].tolist()  # the end of the last note may come later
     assert tokens(Path('out/tiny/sample' + suffix).read_bytes())[:len(given)].tolist() == given
     assert Path('out/tiny/sample.png').read_bytes().startswith(b'\x89PNG')
-    for wrong in '--prompt=none', '--out=a.mp3', '--out=none/a' + suffix:
+    Path('silent').write_bytes(sample.write_midi([]) if suffix == '.mid' else b'RIFF')
+    for wrong in '--prompt=none', '--prompt=silent', '--out=a.mp3', '--out=none/a' + suffix:
         assert wrong in refusal(wrong)
+    Path('prompt').write_bytes(prompt[:-1])
+    with pytest.warns(UserWarning):
+        sample.main(['--prompt=prompt', '--num_tokens=1'])
 
 def test_the_right_label_stands_beside_the_likeliest_three(capsys):
     meta = dict(modality='listops', vocab_size=25, labels=list('0123456789'), width=17)
