@@ -17,13 +17,14 @@ import math
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from prepare_data import decode_text, prepare_stdlib, read_meta, read_tokens, write_aside
+from prepare_data import prepare_stdlib, read_meta, read_tokens, write_aside
 from sample import load_checkpoint, save_picture
 from wavelet_gpt import GPT, GPTConfig
 
@@ -36,7 +37,7 @@ SIZES = dict(
 MAY_CHANGE = ['device', 'compile', 'eval_interval', 'resume', 'compare']  # in a resumed run
 MAY_DIFFER = [*MAY_CHANGE, 'run', 'seed', 'size']  # in compared runs; also wavelet*
 
-# --- settings and machine ----------------------------------------------------
+# ---- settings and machine ----
 def read_settings():
     """The settings of the command line, and with --resume the checkpoint, which has its own."""
     parser = argparse.ArgumentParser(description=__doc__, usage='train.py [--name=value ...]',
@@ -69,7 +70,8 @@ def read_settings():
     # what is typed counts, then what the checkpoint has, then what --size says
     checkpoint, kept = None, {}
     if typed.resume:
-        found = sorted(Path('out').glob(f'{typed.run or "*"}/last.pt'), key=os.path.getmtime)
+        found = sorted(Path('out').glob('*/last.pt'), key=os.path.getmtime)
+        found = [path for path in found if typed.run in (None, path.parent.name)]
         if not found:
             parser.error(f'there is no out/{typed.run or "*"}/last.pt to go on with')
         checkpoint, _ = load_checkpoint(found[-1])
@@ -132,7 +134,7 @@ def compile_or_not(model, batch, autocast):
         print(f'going on without torch.compile: {str(error)[:99]!r}')
         return model
 
-# --- the data ----------------------------------------------------------------
+# ---- the data ----
 class Data:
     """The tokens of data/<dataset>, and how sequences of T steps are drawn from them."""
     def __init__(self, args, device):
@@ -180,7 +182,7 @@ def evaluate(model, data, split, autocast, number=None):
     model.train()
     return total / count, right / count
 
-# --- the loop ----------------------------------------------------------------
+# ---- the loop ----
 def get_lr(step, args):
     """A linear warm-up, then a cosine from learning_rate down to a tenth of it."""
     warmup = min(100, args.max_steps // 6)
@@ -197,7 +199,8 @@ def new_run(args):
     try:
         Path('out', name).mkdir(parents=True, exist_ok=not any(Path('out', name).glob('*')))
     except OSError as error:
-        raise SystemExit(f'out/{name}: {error.strerror}; choose another --run, or add --resume')
+        raise SystemExit(f'out/{name}: {error.strerror}; '
+                         'where it is there, choose another --run or add --resume')
     return name
 
 def report(row, max_steps, labelled):
@@ -267,7 +270,8 @@ def train(args, checkpoint=None):
     # only matrices decay; order draws the batches, and nothing else
     matrices = [p for p in model.parameters() if p.dim() == 2]
     others = [p for p in model.parameters() if p.dim() != 2]
-    groups = [dict(params=matrices, weight_decay=0.1), dict(params=others, weight_decay=0.0)]
+    groups = [dict(params=matrices, weight_decay=0.1),
+              dict(params=others, weight_decay=0.0)]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     order = torch.Generator().manual_seed(args.seed)
@@ -328,7 +332,7 @@ def train(args, checkpoint=None):
         # a step: draw a batch, forward, backward, update
         starts = torch.randint(data.count('train'), (B,), generator=order)  # (B,)
         x, y = data.get_batch('train', starts[mine])
-        torch.manual_seed(args.seed + world * step + rank)  # dropout follows from the step alone
+        torch.manual_seed(args.seed + world * step + rank)  # dropout follows the step
         optimizer.zero_grad(set_to_none=True)
         with autocast:
             _, loss = trained(x, y)
@@ -347,23 +351,21 @@ def train(args, checkpoint=None):
         sys.exit()  # the first one does the rest
     return checkpoint, model
 
-# --- the comparison ----------------------------------------------------------
+# ---- the comparison ----
 def finished_runs(settings, meta):
     """{name: checkpoint} of all finished runs with these settings and data, the best first."""
-    wanted = {k: v for k, v in settings.items() if k not in MAY_DIFFER and 'wavelet' not in k}
-    runs, left_out = {}, []
-    for path in sorted(Path('out').glob('*/last.pt')):
-        try:
-            run = torch.load(path, map_location='cpu', weights_only=True)
+    wanted = {k: v for k, v in settings.items()
+              if k not in MAY_DIFFER and 'wavelet' not in k}
+    runs, names = {}, sorted(path.parent.name for path in Path('out').glob('*/last.pt'))
+    for name in names:
+        with suppress(Exception):  # of a damaged file, or one from an earlier version
+            run = torch.load(Path('out', name, 'last.pt'), map_location='cpu', weights_only=True)
             alike = all(run['settings'][k] == wanted[k] for k in wanted)
             alike &= run['meta']['checksums'] == meta['checksums']
-            alike &= 'parameters' in run and run['rows'][-1]['step'] == wanted['max_steps']
-        except Exception:  # a damaged file, or one from an earlier version
-            alike = False
-        if alike:
-            runs[path.parent.name] = run
-        else:
-            left_out.append(path.parent.name)
+            alike &= run['rows'][-1]['step'] == wanted['max_steps']
+            if alike and run['parameters']:
+                runs[name] = run
+    left_out = [name for name in names if name not in runs]
     if left_out:
         print('not compared (unfinished, or other settings or data):', ', '.join(left_out))
     return dict(sorted(runs.items(), key=lambda item: item[1]['rows'][-1]['val_loss']))
@@ -398,33 +400,30 @@ def compare(settings, meta):
         added = run['parameters'] - runs[mark]['parameters']
         right = f', {run["accuracy"]["test"]:.1%} right' if 'accuracy' in run else ''
         print(f'{last["val_loss"]:10.3f}  {min(row["val_loss"] for row in run["rows"]):6.3f}  '
-              f'{first:>22}  {fewer:>11}  {ms:9.0f}  {added:+7,}  {name}{right}')
+              f'{first:>22}  {fewer:>11}  {ms:9.0f}  {added:+7,}  {name}{right}', flush=True)
     curves = {name: (run['rows'], 'val_loss') for name, run in runs.items()}
     save_picture(Path('out', settings['dataset'] + '.png'), lambda f: draw_curves(f, curves))
 
 def main():
-    getattr(sys.stdout, 'reconfigure', dict)(errors='backslashreplace')  # IDLE has none
     args, checkpoint = read_settings()
-    if args.compare:
-        return compare(vars(args), read_meta(args.dataset))
     try:
-        checkpoint, model = train(args, checkpoint)
+        if args.compare:
+            return compare(vars(args), read_meta(args.dataset))
+        checkpoint, _ = train(args, checkpoint)
+        curves = {name: (checkpoint['rows'], name) for name in ('train_loss', 'val_loss')}
+        save_picture(Path('out', args.run, 'loss.png'), lambda f: draw_curves(f, curves, args.run))
+        compare(checkpoint['settings'], checkpoint['meta'])
+        print(f'To read or hear what it makes: python sample.py --run={args.run}', flush=True)
     except (KeyboardInterrupt, BrokenPipeError):  # or | head has read enough
         sys.stdout = open(os.devnull, 'w')
+        if not Path('out', args.run or '', 'last.pt').exists():
+            raise SystemExit('\nstopped before anything was saved')
         raise SystemExit('\nstopped; what is reported above is saved. To go on: '
-                         f'python train.py --resume --run={args.run or "..."}')
+                         f'python train.py --resume --run={args.run}')
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and 'allocate' not in str(error):
             raise
-        raise SystemExit('out of memory: lower --batch_size or --block_size')
-    meta = checkpoint['meta']
-    curves = {name: (checkpoint['rows'], name) for name in ('train_loss', 'val_loss')}
-    save_picture(Path('out', args.run, 'loss.png'), lambda f: draw_curves(f, curves, args.run))
-    if meta['modality'] == 'text':
-        tokens = model.cpu().eval().generate(torch.zeros(1, 1).long(), 300, temperature=0.8)
-        print('-' * 60, decode_text(tokens[0].tolist(), meta['characters']), '-' * 60, sep='\n')
-    compare(checkpoint['settings'], meta)
-    print(f'To read or hear more of it: python sample.py --run={args.run}')
+        raise SystemExit('out of memory: lower --batch_size, --block_size or --n_embd')
 
 if __name__ == '__main__':
     main()

@@ -1,7 +1,6 @@
 """Training: what a run leaves behind, how it is broken off and resumed, what is compared."""
 
 import csv
-import io
 import math
 import os
 import resource
@@ -200,6 +199,7 @@ def test_a_run_may_be_broken_off_twice_and_evaluated_otherwise(tiny, monkeypatch
     whole = run('--dropout=0.2')
     break_off(monkeypatch, 5, run, '--dropout=0.2', '--run=broken')
     break_off(monkeypatch, 11, resume, '--run=broken', '--eval_interval=5')
+    run('--run=b')
     resumed = resume('--run=broken')
     assert torch.equal(weights(resumed), weights(whole))
     assert [row['step'] for row in resumed[0]['rows']] == [0, 4, 5, 10, 12]
@@ -231,13 +231,25 @@ def test_a_checkpoint_that_would_run_code_runs_none(tiny):
                     for name in ('settings', 'meta')])
     assert not Path('out/harm').exists()
 
-def test_ctrl_c_says_how_to_go_on(tiny, monkeypatch, no_pictures):
+@pytest.mark.parametrize('where, step', [('Data', None), ('get_lr', None), ('finished_runs', 12),
+                                         ('torch.optim.AdamW.step', 0), ('save_picture', 12)])
+def test_ctrl_c_says_how_to_go_on_where_that_can_be(tiny, monkeypatch, no_pictures, where, step):
     monkeypatch.setattr(sys, 'argv', ['train.py', *SMALL])
-    ctrl_c = lambda *_: os.kill(os.getpid(), signal.SIGINT)
-    monkeypatch.setattr(torch.optim.AdamW, 'step', ctrl_c)
-    with pytest.raises(SystemExit, match='--resume --run=tiny-on'):
+    monkeypatch.setattr(f'train.{where}', lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(SystemExit, match='stopped') as end:
         train.main()
-    assert torch.load('out/tiny-on/last.pt', weights_only=True)['step'] == 0
+    assert ('--resume --run=tiny-on' in str(end.value)) == (step is not None)
+    if step is not None:
+        assert torch.load('out/tiny-on/last.pt', weights_only=True)['step'] == step
+
+def test_a_reader_that_is_gone_ends_a_comparison_quietly(tiny, monkeypatch):
+    run()
+    reads, writes = os.pipe()
+    os.close(reads)  # as head does when it has seen enough
+    monkeypatch.setattr(sys, 'stdout', open(writes, 'w'))
+    monkeypatch.setattr(sys, 'argv', ['train.py', *SMALL, '--compare'])
+    with pytest.raises(SystemExit, match='stopped'):
+        train.main()
 
 def test_kill_9_leaves_a_checkpoint_from_which_the_run_goes_on(tiny):
     words = [*SMALL, '--eval_interval=1', '--max_steps=100000', '--run=killed']
@@ -309,15 +321,6 @@ def test_two_processes_that_share_the_batches_equal_one(tiny):
         torch.testing.assert_close(two['model'][name], value, atol=1e-5, rtol=0)
     np.testing.assert_allclose(losses([two]), losses(one), atol=1e-5)
     assert done.stdout.count('step    12') == 1
-
-def test_a_sample_that_no_console_shows_stops_nothing(here, no_pictures, monkeypatch):
-    write_text('tiny', 'žluťoučký kůň 日本\n' * 200)
-    console = io.TextIOWrapper(io.BytesIO(), 'ascii')
-    monkeypatch.setattr(sys, 'stdout', console)
-    monkeypatch.setattr(sys, 'argv', ['train.py', *SMALL])
-    train.main()
-    console.flush()
-    assert b'final loss' in console.buffer.getvalue()
 
 @pytest.mark.parametrize('left', [dict(RANK=''), dict(RANK='1'), dict(WORLD_SIZE='2')])
 def test_a_rank_left_over_in_the_environment_changes_nothing(tiny, monkeypatch, left):
