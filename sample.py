@@ -207,7 +207,7 @@ def main(argv=None):
         if value is not None and not value >= least:
             parser.error(f'--{name}={value} must be at least {least}')
     if hasattr(sys.stdout, 'reconfigure'):
-        sys.stdout.reconfigure(encoding='utf-8')  # whatever the console thinks it is
+        sys.stdout.reconfigure(encoding='utf-8')  # whatever the console is
 
     # the run, and the prompt
     if not runs:
@@ -218,7 +218,7 @@ def main(argv=None):
     meta, prompt = checkpoint['meta'], args.prompt
     if 'labels' not in meta and meta['modality'] not in MADE:
         raise SystemExit(f'{folder}: modality {meta["modality"]} is none of {", ".join(MADE)}')
-    warnings.formatwarning = lambda warning, *_: f'--prompt={prompt}: {warning}\n'
+    warnings.formatwarning = lambda warning, *_: f'{prompt or "warning"}: {warning}\n'
     read = labelled_examples if 'labels' in meta else prompt_tokens
     try:
         tokens = read(prompt, checkpoint)
@@ -231,7 +231,7 @@ def main(argv=None):
     out = args.out or (None if text else folder / f'sample{suffix}')
     if out and (out.exists() and not out.is_file() or not out.parent.is_dir()
                 or not out.name.endswith(suffix)):
-        raise SystemExit(f'--out={out}: name a {suffix} file in a folder that is there')
+        raise SystemExit(f'--out={out}: name a file (*{suffix}) in a folder that is there')
 
     # what would steer a terminal is not printed; \r\n is one line end
     visible = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], '\ufffd')
