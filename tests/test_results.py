@@ -31,6 +31,16 @@ def test_a_mean_of_seeds_is_compared_where_it_crosses_the_plain_curve():
     assert figures.cell(models, 'past', 20) == '0.600 ± 0.100 (2.33)'
     assert figures.cell(models, 'plain GPT', 20) == '1.000'
 
+def test_best_rates_are_each_models_own():
+    row = dict(figures.read_csv()[0], split='val', step=0)
+    rows = [dict(row, run=f'{wavelet}{rate}', wavelet=wavelet, learning_rate=rate, val_loss=loss)
+            for wavelet, rate, loss in [('off', 0.1, 3), ('off', 0.2, 2), ('off', 0.4, 4),
+                                        ('on', 0.2, 3), ('on', 0.4, 1)]]
+    groups = figures.group_runs(rows)
+    best, = [models for setup, models in groups.items() if setup.learning_rate == 0]
+    assert [list(runs) for runs in best.values()] == [['off0.2'], ['on0.4']]
+    assert not any(setup.learning_rate == 0 for setup in figures.group_runs(rows[:1]))
+
 def test_own_runs_are_averaged_drawn_and_added(tmp_path, monkeypatch, capsys):
     def call(main, *arguments):
         monkeypatch.setattr(sys, 'argv', ['script', *arguments])
