@@ -32,7 +32,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# --- the wavelet -------------------------------------------------------------
+# ---- the wavelet ----
 def kernel_sizes(n_embd, block_size, fraction=0.5, min_level=1, max_level=None):
     """
     The mapping f(i): how many time steps coordinate i is averaged over. A list of n_embd ints.
@@ -92,7 +92,7 @@ def causal_haar(x, kernel_size):
         averages.append(done / f if f > 1 else done)
     return torch.cat(averages, dim=-1).to(x.dtype)  # (..., T, C)
 
-# --- the GPT -----------------------------------------------------------------
+# ---- the GPT ----
 @dataclass
 class GPTConfig:
     block_size: int = 256  # T, the longest context
@@ -291,7 +291,7 @@ class GPT(nn.Module):
         stream = self.stream(idx, max_new_tokens, temperature, top_k, use_cache)
         return torch.cat((idx, *stream), dim=1)
 
-# --- the variants: other filters in the place of causal_haar -----------------
+# ---- the variants: other filters in the place of causal_haar ----
 def halving_sizes(sizes):
     """
     f(i) of `past`, from the sizes of kernel_sizes: half of the averaged coordinates get the

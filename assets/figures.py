@@ -39,7 +39,7 @@ PICTURES = {  # file: title, setup
                   dict(data='english', n_layer=10, block_size=512, max_steps=2000,
                        learning_rate=0))}
 
-# --- the runs ----------------------------------------------------------------
+# ---- the runs ----
 def read_csv():
     return list(csv.DictReader(RUNS.read_text(encoding='utf-8').splitlines()))
 
@@ -84,7 +84,7 @@ def add_runs(folders, machine, threads):
         writer = csv.DictWriter(file, known[0], extrasaction='ignore', lineterminator='\n')
         writer.writerows(rows)
 
-# --- from runs to curves -----------------------------------------------------
+# ---- from runs to curves ----
 def model_name(wavelet, fraction, first, last, longest):
     """What a model is called in tables and pictures; first, last, longest are levels."""
     if wavelet == 'off':
@@ -143,7 +143,7 @@ def steps_to(mark, steps, losses):
     n = max(below[0], 1)
     return np.interp(mark, losses[[n, n - 1]], steps[[n, n - 1]])
 
-# --- tables ------------------------------------------------------------------
+# ---- tables ----
 def cell(models, name, step):
     """As '0.992 ± 0.009 (2.53)': mean loss, half the range of the seeds, times fewer steps."""
     if name not in models:
@@ -195,7 +195,7 @@ def tables(groups):
             table(groups, others, [*FOUR, 'past, level I alone'], turned=True),
             table(groups, code, FOUR, turned=True)]
 
-# --- pictures ----------------------------------------------------------------
+# ---- pictures ----
 def draw_curves(figure, title, models):
     """The mean over the seeds; shaded: from the lowest to the highest."""
     axes = figure.subplots()
