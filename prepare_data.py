@@ -307,9 +307,9 @@ def read_midi(data):
     in a track counts, with a warning. ValueError: it is no MIDI file. Source: Standard MIDI Files.
     """
     header = data.find(b'MThd')
-    division = int.from_bytes(data[header + 12:header + 14], 'big')
     if header < 0:
         raise ValueError('it is no MIDI file')
+    division = int.from_bytes(data[header + 12:header + 14], 'big')
 
     # every track, from where the one before ended; their number and lengths are not needed
     events, n, at = [], 0, data.find(b'MTrk', header)
@@ -356,8 +356,8 @@ def music_tokens(data):
 def read_wav(data):
     """Read the bytes of a WAV file: (samples float32 (N,) in [-1, 1], rate in Hz).
 
-    PCM of 8 to 32 bits, or floating point, where NaN is silence. Channels are averaged. The
-    frame size and the end of the data do not follow the header. ValueError: it is something else.
+    PCM of 8 to 32 bits, or floating point, where NaN is silence. Channels are averaged. What is
+    there counts, whatever size a header says. ValueError: it is something else.
     Source: Multimedia Programming Interface and Data Specifications 1.0 (IBM, Microsoft, 1991).
     """
     # chunks: name, size, content, and a byte of padding if the size is odd
@@ -371,9 +371,9 @@ def read_wav(data):
             at += size + size % 2
     if data[8:12] != b'WAVE' or name != b'data' or len(header) < 16:
         raise ValueError('it is no WAV file, or its sound or the description of it is missing')
-    if len(data) - at < size < 2 ** 29:  # more is a placeholder, and so is 0
-        warnings.warn('it is cut short, or its length is wrong; what is there counts')
-    size = size or len(data)
+    if len(data) < at + size <= 8 + int.from_bytes(data[4:8], 'little'):  # else a placeholder
+        warnings.warn('it is cut short; what is there counts')
+    size = size or len(data)  # 0: the recorder never came back to fill it in
 
     kind, channels, rate, _, _, bits = struct.unpack_from('<HHIIHH', header)
     if kind == 0xFFFE and len(header) >= 26:  # extensible header: the kind starts a longer code
@@ -484,7 +484,7 @@ def prepare_folder(folder, name, suffixes, encode, meta):
 
     if len(pieces) < 3:
         raise SystemExit('that is too few: training, validation and test take a file each')
-    tokens = [pieces[place][1] for place in sorted(pieces)]
+    tokens = [pieces[key][1] for key in sorted(pieces)]
     n = max(1, round(len(tokens) / 10))
     val, test, train = map(np.concatenate, (tokens[:n], tokens[n:2 * n], tokens[2 * n:]))
     write_dataset(name, dict(train=train, val=val, test=test),

@@ -24,7 +24,7 @@ from prepare_data import (SYMBOLS, audio_tokens, decode_text, encode_text, listo
                           music_tokens, progress, read_meta, read_tokens, write_aside)
 from wavelet_gpt import GPT, GPTConfig
 
-MADE = dict(text=(500, ''), music=(1000, '.mid'), audio=(16000, '.wav'))  # tokens, suffix
+KINDS = dict(text=(500, ''), music=(1000, '.mid'), audio=(16000, '.wav'))  # tokens, suffix
 
 def decode_notes(tokens):
     """Any event ids 0..387 (see encode_notes) -> notes [(start, end, pitch, velocity)] in s."""
@@ -165,10 +165,11 @@ def labelled_examples(prompt, checkpoint):
         return [(tokens, listops_answer(tokens))]
     if prompt and meta['modality'] == 'bytes':
         return [(list(prompt.encode()[:T]), 'not known')]
-    # a prompt cannot be a picture; a row is a sequence, its label, padding
+    if prompt:
+        raise ValueError('no prompt can be a picture')
     dataset, first = checkpoint['settings']['dataset'], meta['vocab_size'] - len(meta['labels'])
     rows = read_tokens(dataset, 'test', read_meta(dataset))[:5].astype(int)  # (5, W)
-    ends = (rows >= first).argmax(axis=1)
+    ends = (rows >= first).argmax(axis=1)  # where the label stands; behind it is padding
     return [(row[:end], meta['labels'][row[end] - first]) for row, end in zip(rows, ends)]
 
 @torch.no_grad()
@@ -177,8 +178,7 @@ def print_labels(model, examples, meta):
     labels = meta['labels']
     for tokens, right in examples:
         idx = torch.tensor(tokens, device=model.lm_head.weight.device)[None]  # (1, T)
-        # only the logits of the labels are compared, the last ids
-        logits = model(idx)[0][0, -1, -len(labels):]  # (number of labels,)
+        logits = model(idx)[0][0, -1, -len(labels):]  # (number of labels,), the last ids
         chances, best = logits.softmax(dim=0).topk(min(3, len(labels)))
         guesses = [f'{labels[n]} {chance:.1%}' for n, chance in zip(best, chances.tolist())]
         shown = 'a picture'
@@ -216,18 +216,18 @@ def main(argv=None):
     checkpoint, model = load_checkpoint(folder / 'best.pt')
     model.eval().to(args.device)
     meta, prompt = checkpoint['meta'], args.prompt
-    if 'labels' not in meta and meta['modality'] not in MADE:
-        raise SystemExit(f'{folder}: modality {meta["modality"]} is none of {", ".join(MADE)}')
-    warnings.formatwarning = lambda warning, *_: f'{prompt or "warning"}: {warning}\n'
+    if 'labels' not in meta and meta['modality'] not in KINDS:
+        raise SystemExit(f'{folder}: modality {meta["modality"]} is none of {", ".join(KINDS)}')
+    warnings.formatwarning = lambda warning, *_: f'warning: {warning}\n'
     read = labelled_examples if 'labels' in meta else prompt_tokens
     try:
-        tokens = read(prompt, checkpoint)
+        given = read(prompt, checkpoint)
     except (OSError, ValueError) as error:
         raise SystemExit(f'--prompt={prompt}: {error}')
     if 'labels' in meta:
-        return print_labels(model, tokens, meta)
+        return print_labels(model, given, meta)
     text = meta['modality'] == 'text'
-    count, suffix = MADE[meta['modality']]
+    count, suffix = KINDS[meta['modality']]
     out = args.out or (None if text else folder / f'sample{suffix}')
     if out and (out.exists() and not out.is_file() or not out.parent.is_dir()
                 or not out.name.endswith(suffix)):
@@ -237,7 +237,7 @@ def main(argv=None):
     visible = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], '\ufffd')
     visible[13] = '' if '\n' in meta.get('characters', '') else '\n'
     torch.manual_seed(args.seed)
-    idx = torch.tensor([tokens], device=args.device)  # (1, T)
+    idx = torch.tensor([given], device=args.device)  # (1, T)
     made = []
     with suppress(KeyboardInterrupt, BrokenPipeError):  # what there is, is written
         print((prompt if text else '').translate(visible), end='', flush=True)
@@ -248,8 +248,8 @@ def main(argv=None):
             else:
                 progress(f'{len(made)} tokens')
     if out:
-        write_sample(out, tokens + made if prompt else made, meta)
-    print(f'\n{folder}: {len(made)} tokens, written to {out or "stdout"}', file=sys.stderr)
+        write_sample(out, given + made if prompt else made, meta)
+    print(f'\n{folder}: {len(made)} tokens', f'in {out}' if out else '', file=sys.stderr)
 
 if __name__ == '__main__':
     try:

@@ -200,7 +200,7 @@ def new_run(args):
         Path('out', name).mkdir(parents=True, exist_ok=not any(Path('out', name).glob('*')))
     except OSError as error:
         raise SystemExit(f'out/{name}: {error.strerror}; '
-                         'where it is there, choose another --run or add --resume')
+                         'if it is there, choose another --run or add --resume')
     return name
 
 def report(row, max_steps, labelled):
@@ -332,7 +332,7 @@ def train(args, checkpoint=None):
         # a step: draw a batch, forward, backward, update
         starts = torch.randint(data.count('train'), (B,), generator=order)  # (B,)
         x, y = data.get_batch('train', starts[mine])
-        torch.manual_seed(args.seed + world * step + rank)  # dropout follows the step
+        torch.manual_seed(args.seed + world * step + rank)  # a resumed run drops the same
         optimizer.zero_grad(set_to_none=True)
         with autocast:
             _, loss = trained(x, y)
@@ -362,12 +362,12 @@ def finished_runs(settings, meta):
             run = torch.load(Path('out', name, 'last.pt'), map_location='cpu', weights_only=True)
             alike = all(run['settings'][k] == wanted[k] for k in wanted)
             alike &= run['meta']['checksums'] == meta['checksums']
-            alike &= run['rows'][-1]['step'] == wanted['max_steps']
-            if alike and run['parameters']:
+            alike &= 'parameters' in run and run['rows'][-1]['step'] == wanted['max_steps']
+            if alike:
                 runs[name] = run
     left_out = [name for name in names if name not in runs]
     if left_out:
-        print('not compared (unfinished, or other settings or data):', ', '.join(left_out))
+        print('not compared (unfinished, damaged, or other settings or data):', ', '.join(left_out))
     return dict(sorted(runs.items(), key=lambda item: item[1]['rows'][-1]['val_loss']))
 
 def draw_curves(figure, curves, title='validation loss'):
@@ -413,11 +413,11 @@ def main():
         curves = {name: (checkpoint['rows'], name) for name in ('train_loss', 'val_loss')}
         save_picture(Path('out', args.run, 'loss.png'), lambda f: draw_curves(f, curves, args.run))
         compare(checkpoint['settings'], checkpoint['meta'])
-        print(f'To read or hear what it makes: python sample.py --run={args.run}', flush=True)
+        print(f'To see what it does: python sample.py --run={args.run}', flush=True)
     except (KeyboardInterrupt, BrokenPipeError):  # or | head has read enough
         sys.stdout = open(os.devnull, 'w')
         if not Path('out', args.run or '', 'last.pt').exists():
-            raise SystemExit('\nstopped before anything was saved')
+            raise SystemExit('\nstopped')
         raise SystemExit('\nstopped; what is reported above is saved. To go on: '
                          f'python train.py --resume --run={args.run}')
     except (RuntimeError, MemoryError) as error:

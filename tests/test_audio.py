@@ -56,7 +56,7 @@ def test_floating_point_is_clipped_and_no_number_is_silence():
 def test_what_is_there_counts_whatever_the_header_says(data, n):
     with warnings.catch_warnings(record=True) as damages:
         assert read_wav(data)[0].tolist() == [0, 0.5, -1, 32767 / 32768][:n]
-    assert len(damages) == (len(data) < len(wav(FOUR)) or data == wav(FOUR, size=52))
+    assert len(damages) == (len(data) < len(wav(FOUR)))
 
 @pytest.mark.parametrize('data', [
     b'', b'ID3\x04' + bytes(99), wav(FOUR)[:40], wav(FOUR, kind=7, bits=8), wav(FOUR, channels=0),

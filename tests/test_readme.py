@@ -44,7 +44,7 @@ def reader(here, monkeypatch):
     monkeypatch.setattr(train, 'save_picture', lambda *_: None)
     evaluate = train.evaluate
     monkeypatch.setattr(train, 'evaluate', lambda *words: evaluate(*words[:4], 2))
-    monkeypatch.setattr(sample, 'MADE', dict(text=(20, '')))
+    monkeypatch.setattr(sample, 'KINDS', dict(text=(20, '')))
     tokens = np.random.default_rng(0).integers(10, size=2000)
     meta = dict(modality='text', vocab_size=10, characters='\n (adefimn', source='noise')
     for name in 'stdlib', 'book':

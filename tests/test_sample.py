@@ -134,6 +134,10 @@ def test_no_folder_and_no_device_is_replaced_by_a_sample():
         refusal(f'--out={name}')
     assert Path('folder').is_dir() and Path('device').is_fifo()
 
+def test_a_prompt_for_a_model_of_pictures_is_refused():
+    save_run('pixels', 266, labels=list('0123456789'))
+    assert 'cat.png' in refusal('--prompt=cat.png')
+
 def test_tokens_of_a_readers_own_kind_are_refused_in_a_sentence():
     save_run('dice', 6)
     assert 'dice' in refusal()
