@@ -172,6 +172,7 @@ def setup_name(setup):
 
 def table(groups, setups, names, steps=None, turned=False):
     """Markdown: a row a model, a column a setup, or a step of one; turned: a row a setup."""
+    names = [name for name in names if any(name in groups[setup] for setup in setups)]
     columns = [['', *names]]
     for setup in setups:
         for step in steps or [int(setup.max_steps)]:
@@ -188,9 +189,11 @@ def tables(groups):
     scales = {**groups[high], **groups[low]}
     one_rate = [setup for setup in groups if setup.learning_rate]
     code = [setup for setup in one_rate if setup.data == 'stdlib' and setup.block_size == 256]
-    others = [setup for setup in one_rate if setup not in code]
+    others = [setup for setup in one_rate if setup not in code and setup.n_layer == 4]
+    paper = find(groups, data='english', n_layer=10, block_size=512, learning_rate=0)
     return [table(groups, best, FOUR),
             table(groups, best[2:], FOUR, steps=[600, 1000, 3000, 5000, 8000, 10000]),
+            table(groups, paper[-1:], FOUR, steps=[100, 300, 600, 1000, 1500, 2000]),
             table(groups, [low, high], best_last(scales)),
             table(groups, others, [*FOUR, 'past, level I alone'], turned=True),
             table(groups, code, FOUR, turned=True)]
