@@ -203,14 +203,15 @@ def new_run(args):
                          'if it is there, choose another --run or add --resume')
     return name
 
-def report(row, max_steps, labelled):
+def report(row, args, labelled):
     """Print a line of progress from the newest row of the log."""
     step, loss = row['step'], row['val_loss']
     also = f'{row["val_accuracy"]:.1%} right' if labelled else f'{loss / math.log(2):.3f} bits'
-    left = round(row['seconds'] / max(step, 1) * (max_steps - step))
+    to_come = (args.max_steps - step) * args.batch_size * args.block_size  # tokens
+    left = round(to_come / (row['tokens_per_s'] or math.inf))
     pace = f'{row["tokens_per_s"]:>7,.0f} tokens/s  {left // 60}:{left % 60:02} left'
-    print(f'step {step:>5}/{max_steps}  train {row["train_loss"]:.3f}  val {loss:.3f} ({also})  '
-          f'{pace if step else ""}', flush=True)
+    print(f'step {step:>5}/{args.max_steps}  train {row["train_loss"]:.3f}  '
+          f'val {loss:.3f} ({also})  {pace if step else ""}', flush=True)
 
 def save(checkpoint):
     """Write best.pt, log.csv, and last.pt at last: it is never ahead of the others."""
@@ -323,7 +324,7 @@ def train(args, checkpoint=None):
                 checkpoint['accuracy'] = final_accuracy(model, data, autocast)
             if rank == 0:
                 save(checkpoint)
-            report(rows[-1], args.max_steps, data.labels)
+            report(rows[-1], args, data.labels)
             total.zero_()
             begin = time.perf_counter()
         if step == args.max_steps:

@@ -206,6 +206,15 @@ def test_a_run_may_be_broken_off_twice_and_evaluated_otherwise(tiny, monkeypatch
     with open('out/broken/log.csv', newline='') as file:
         assert [row['step'] for row in csv.DictReader(file)] == ['0', '4', '5', '10', '12']
 
+def test_a_resumed_run_tells_the_time_left_at_its_new_pace(tiny, monkeypatch, capsys):
+    break_off(monkeypatch, 5, run)
+    checkpoint = torch.load('out/tiny-on/last.pt', weights_only=True)
+    checkpoint['rows'][-1]['seconds'] = 1e6  # on a slower machine
+    torch.save(checkpoint, 'out/tiny-on/last.pt')
+    resume()
+    line = next(line for line in capsys.readouterr().out.splitlines() if ' 8/12 ' in line)
+    assert line.endswith(' 0:00 left')
+
 def test_a_resumed_run_keeps_its_settings_and_its_data(tiny, monkeypatch):
     break_off(monkeypatch, 5, run)
     before = Path('out/tiny-on/last.pt').read_bytes()
