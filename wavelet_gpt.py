@@ -51,13 +51,10 @@ def kernel_sizes(n_embd, block_size, fraction=0.5, min_level=1, max_level=None):
         raise ValueError(f'wavelet levels {min_level} to {max_level} do not fit: need '
                          f'1 <= min <= max <= {longest}, as 2^max must fit into {block_size} steps')
 
-    first = n_embd - round(fraction * n_embd)  # the first coordinate that is averaged
+    n = round(fraction * n_embd)  # so many coordinates are averaged
     n_levels = max_level - min_level + 1
-    sizes = [1] * first
-    for i in range(first, n_embd):
-        level = min_level + (i - first) * n_levels // (n_embd - first)  # in equal shares
-        sizes.append(2 ** level)
-    return sizes
+    levels = [min_level + i * n_levels // n for i in range(n)]  # in equal shares
+    return [1] * (n_embd - n) + [2 ** level for level in levels]
 
 def causal_haar(x, kernel_size):
     """
@@ -299,12 +296,9 @@ def halving_sizes(sizes):
     16 have f = 4 ... and the last one has f = 128, if the levels go so far.
     """
     alone = sizes.count(1)
-    n = len(sizes) - alone  # how many are averaged
-    halved = sizes[:alone]
-    for left in range(n, 0, -1):  # for n = 8, left = 8 ... 1: f = 2 2 2 2 4 4 8 16
-        f = sizes[alone] * 2 ** int(math.log2(n / left))
-        halved.append(min(f, sizes[-1]))
-    return halved
+    n = len(sizes) - alone  # so many are averaged. For n = 8: f = 2 2 2 2 4 4 8 16
+    halved = [sizes[alone] * 2 ** int(math.log2(n / left)) for left in range(n, 0, -1)]
+    return sizes[:alone] + [min(f, sizes[-1]) for f in halved]
 
 def causal_past(x, kernel_size):
     """
