@@ -306,9 +306,9 @@ def causal_past(x, kernel_size):
     The coordinates with f = 1 have the present step anyhow. They must stand first.
     """
     alone = kernel_size.count(1)
-    means = causal_haar(x, [max(1, f // 2) for f in kernel_size])
+    means = causal_haar(x, [max(1, f // 2) for f in kernel_size])[..., alone:]
     earlier = F.pad(means, (0, 0, 1, -1))  # at t stands the mean that ends at t - 1
-    return torch.cat((x[..., :alone], earlier[..., alone:]), dim=-1)
+    return torch.cat((x[..., :alone], earlier), dim=-1)
 
 def causal_ema(x, kernel_size):
     """

@@ -207,7 +207,7 @@ def my_filter(x, sizes):
 
 @pytest.mark.parametrize('settings', [
     *(dict(wavelet=wavelet) for wavelet in WAVELETS), dict(wavelet_fraction=1.0),
-    dict(block_size=13), 'mine'], ids=str)
+    dict(wavelet='past', wavelet_fraction=0.0), dict(block_size=13), 'mine'], ids=str)
 def test_the_cache_changes_no_logit_and_no_token(settings, monkeypatch):
     if settings == 'mine':
         monkeypatch.setattr(wavelet_gpt, 'causal_haar', my_filter)
