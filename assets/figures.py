@@ -32,7 +32,7 @@ Setup = namedtuple('Setup', 'data data_sha256 n_layer n_head n_embd block_size b
                             'dropout max_steps learning_rate')
 ROMAN = ' I II III IV V VI VII VIII IX X XI XII'.split(' ')
 FOUR = ['plain GPT', "the paper's", 'levels I to III', 'past']
-FORMS = [*FOUR, 'past in the blocks']
+FORMS = [*FOUR, 'past in the blocks']  # the last one is `past` in commit b5153c8
 PICTURES = {  # file: title, setup
     'curves.png': ("Code, best rates: after 10,000 steps the plain GPT meets the paper's averages",
                    dict(max_steps=10000, learning_rate=0)),
