@@ -296,7 +296,7 @@ def halving_sizes(sizes):
     16 have f = 4 ... and the last one has f = 128, if the levels go so far.
     """
     alone = sizes.count(1)
-    n = len(sizes) - alone  # so many are averaged. For n = 8: f = 2 2 2 2 4 4 8 16
+    n = len(sizes) - alone  # so many coordinates are averaged
     halved = [sizes[alone] * 2 ** int(math.log2(n / left)) for left in range(n, 0, -1)]
     return sizes[:alone] + [min(f, sizes[-1]) for f in halved]
 
