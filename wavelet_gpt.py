@@ -111,7 +111,7 @@ class GPTConfig:
             raise ValueError(f'dropout={self.dropout} is not at least 0 and below 1')
         if self.wavelet not in ('on', 'off', 'learnable', 'ema', 'past'):
             raise ValueError(f'wavelet={self.wavelet} is not on, off, learnable, ema or past')
-        if self.wavelet != 'off' and self.n_layer < 2:
+        if self.wavelet not in ('off', 'past') and self.n_layer < 2:
             raise ValueError(f'n_layer={self.n_layer} must be 2 or more, for averages in between')
         if self.wavelet != 'off':
             self.kernel_sizes()  # it checks the levels
@@ -123,7 +123,7 @@ class GPTConfig:
         return halving_sizes(sizes) if self.wavelet == 'past' else sizes
 
 def remember(cache, name, new, dim):
-    """All so far of 'k' and 'v' (of attention) or 'x' (of an average): the cache's, then new."""
+    """All so far of 'k' and 'v' (of attention) or an average's 'x': the cache's, then new."""
     if cache is None:
         return new
     if name in cache:
@@ -173,10 +173,17 @@ class Block(nn.Module):
         self.attn = CausalSelfAttention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
+        self.past = config.kernel_sizes() if config.wavelet == 'past' else None
+
+    def read(self, x, name, cache):
+        """What attention and the MLP read: with `past`, half of x are means of earlier steps."""
+        if self.past:
+            x = causal_past(remember(cache, name, x, dim=1), self.past)[:, -x.size(1):]
+        return x  # (B, T, C)
 
     def forward(self, x, cache=None):
-        x = x + self.attn(self.ln_1(x), cache)
-        x = x + self.mlp(self.ln_2(x))
+        x = x + self.attn(self.read(self.ln_1(x), 'x1', cache), cache)
+        x = x + self.mlp(self.read(self.ln_2(x), 'x2', cache))
         return x
 
 class GPT(nn.Module):
@@ -218,8 +225,6 @@ class GPT(nn.Module):
         x = remember(cache, 'x', x, dim=1)  # (B, all steps so far, C)
         if self.config.wavelet == 'on':
             x = causal_haar(x, self.kernel_size)
-        elif self.config.wavelet == 'past':
-            x = causal_past(x, self.kernel_size)
         elif self.config.wavelet == 'ema':
             x = causal_ema(x, self.kernel_size)
         elif self.config.wavelet == 'learnable':
@@ -242,7 +247,7 @@ class GPT(nn.Module):
         x = self.drop(self.transformer.wte(idx) + self.transformer.wpe(pos))  # (B, T, C)
         for n, block in enumerate(self.transformer.h):
             cache = kv_cache[n] if kv_cache else None
-            if n > 0 and self.config.wavelet != 'off':
+            if n > 0 and self.config.wavelet not in ('off', 'past'):
                 x = self.average(x, n, cache)  # between two blocks: the whole idea is this line
             x = block(x, cache)
         logits = self.lm_head(self.transformer.ln_f(x))  # (B, T, V)
@@ -288,7 +293,7 @@ class GPT(nn.Module):
         stream = self.stream(idx, max_new_tokens, temperature, top_k, use_cache)
         return torch.cat((idx, *stream), dim=1)
 
-# ---- the variants: other filters in the place of causal_haar ----
+# ---- the variants: other filters ----
 def halving_sizes(sizes):
     """
     f(i) of `past`, from the sizes of kernel_sizes: half of the averaged coordinates get the
@@ -303,7 +308,8 @@ def halving_sizes(sizes):
 def causal_past(x, kernel_size):
     """
     Ours, not the paper's: average coordinate i over the f(i)/2 steps before the present one.
-    The coordinates with f = 1 have the present step anyhow. They must stand first.
+    The coordinates with f = 1 have the present step anyhow. They must stand first. Not the
+    residual stream is averaged, but what each block reads of it: see Block.read.
     """
     alone = kernel_size.count(1)
     means = causal_haar(x, [max(1, f // 2) for f in kernel_size])[..., alone:]

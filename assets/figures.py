@@ -32,7 +32,7 @@ Setup = namedtuple('Setup', 'data data_sha256 n_layer n_head n_embd block_size b
                             'dropout max_steps learning_rate')
 ROMAN = ' I II III IV V VI VII VIII IX X XI XII'.split(' ')
 FOUR = ['plain GPT', "the paper's", 'levels I to III', 'past']
-FORMS = [*FOUR, 'past in the blocks']  # the last one is `past` in commit b5153c8
+FORMS = [*FOUR, 'past between blocks']  # the last one is `past` in commit 5e073ae
 PICTURES = {  # file: title, setup
     'curves.png': ("Code, best rates: after 10,000 steps the plain GPT meets the paper's averages",
                    dict(max_steps=10000, learning_rate=0)),
@@ -196,7 +196,7 @@ def tables(groups):
             table(groups, best[2:], FORMS, steps=[600, 1000, 3000, 5000, 8000, 10000]),
             table(groups, paper[-1:], FOUR, steps=[100, 300, 600, 1000, 1500, 2000]),
             table(groups, [low, high], best_last(scales)),
-            table(groups, others, [*FORMS, 'past, level I alone'], turned=True),
+            table(groups, others, [*FORMS, 'past between blocks, level I alone'], turned=True),
             table(groups, code, FOUR, turned=True)]
 
 # ---- pictures ----

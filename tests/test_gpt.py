@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import wavelet_gpt
-from wavelet_gpt import GPT, GPTConfig, causal_ema, causal_haar, causal_past
+from wavelet_gpt import GPT, GPTConfig, causal_ema, causal_haar
 
 T, C, V = 16, 16, 11
 WAVELETS = ['on', 'off', 'learnable', 'ema', 'past']
@@ -28,7 +28,7 @@ def tokens(*shape):
 
 # --- the weights, and what is computed from them ---
 
-def logits_by_hand(state, idx, config):
+def logits_by_hand(state, idx, config, read=lambda x: x):
     """nanoGPT's arithmetic in float64, from all entries of its state_dict and no others."""
     w = {name: value.double() for name, value in state.items()}
 
@@ -48,11 +48,11 @@ def logits_by_hand(state, idx, config):
     x = w.pop('transformer.wte.weight')[idx] + w.pop('transformer.wpe.weight')[:idx.size(1)]
     for n in range(config.n_layer):
         h = f'transformer.h.{n}.'
-        q, k, v = linear(norm(x, h + 'ln_1'), h + 'attn.c_attn').chunk(3, dim=2)
+        q, k, v = linear(read(norm(x, h + 'ln_1')), h + 'attn.c_attn').chunk(3, dim=2)
         heads = zip(*(part.chunk(config.n_head, dim=2) for part in (q, k, v)))
         y = torch.cat([attend(*head) for head in heads], dim=2)
         x = x + linear(y, h + 'attn.c_proj')
-        z = linear(norm(x, h + 'ln_2'), h + 'mlp.c_fc')
+        z = linear(read(norm(x, h + 'ln_2')), h + 'mlp.c_fc')
         z = z * (1 + torch.erf(z / math.sqrt(2))) / 2
         x = x + linear(z, h + 'mlp.c_proj')
     logits = linear(norm(x, 'transformer.ln_f'), 'lm_head')
@@ -165,13 +165,17 @@ def test_the_averages_stand_between_the_blocks_and_nowhere_else():
         x = block(causal_haar(x, model.config.kernel_sizes()))
     torch.testing.assert_close(model(idx)[0], model.lm_head(h.ln_f(x)))
 
-def test_past_is_the_mean_of_the_steps_before_the_present_one():
-    x = torch.randn(2, 20, 5, dtype=torch.double)
-    expected = x.clone()
-    for i, half in (1, 1), (2, 1), (3, 2), (4, 8):
-        for t in range(20):
-            expected[:, t, i] = x[:, max(0, t - half):t, i].sum(dim=1) / half
-    torch.testing.assert_close(causal_past(x, [1, 2, 2, 4, 16]), expected)
+def test_past_is_the_plain_model_where_blocks_read_means_of_the_steps_before_the_present_one():
+    def read(x):
+        y = x.clone()
+        for i, window in enumerate([1, 1, 1, 1, 2, 2, 4, 8], start=C // 2):
+            for t in range(T):
+                y[:, t, i] = x[:, max(0, t - window):t, i].sum(dim=1) / window
+        return y
+    model = make(wavelet='past').double()
+    idx = tokens(2, T)
+    expected = logits_by_hand(model.state_dict(), idx, model.config, read)
+    torch.testing.assert_close(model(idx)[0], expected)
 
 @pytest.mark.parametrize('settings, counts', [
     (dict(n_embd=128, block_size=512), {1: 64, 2: 32, 4: 16, 8: 8, 16: 4, 32: 2, 64: 1, 128: 1}),
