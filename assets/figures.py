@@ -7,7 +7,8 @@ Print the tables of results.md and draw its pictures, from runs.csv or from your
 
 The last one appends runs to runs.csv. That file has a row an evaluation, losses in nats a
 token. An empty max_level is the longest window that fits into the context. Of a run with
-labels, a last row of split test has the final accuracy. Seeds are averaged.
+labels, a last row of split test has the final accuracy. Seeds are averaged. Dropout is for
+data that are few, and soon known by heart: there the lowest loss so far counts, not the last.
 """
 
 import argparse
@@ -111,7 +112,8 @@ def group_runs(rows):
         model = model_name(row['wavelet'], float(row['fraction']), int(row['min_level']),
                            int(row['max_level'] or longest), longest)
         runs = groups.setdefault(setup, {}).setdefault(model, {})
-        runs.setdefault(row['run'], {})[int(row['step'])] = float(row['val_loss'])
+        run, loss = runs.setdefault(row['run'], {}), float(row['val_loss'])
+        run[int(row['step'])] = min([loss, *run.values()]) if setup.dropout else loss
 
     # where several rates were tried, also each model at its own best one: a setup of rate 0
     rates = Counter(setup._replace(learning_rate=0) for setup in groups)

@@ -39,8 +39,7 @@ def reader(here, monkeypatch):
         sound = np.sin(np.arange(8000) / (9 + n))
         (here / f'folder/{n}.wav').write_bytes(sample.write_wav(sound, 16000))
     for name in 'text8', 'maestro', 'youtubemix', 'imdb', 'cifar10':
-        monkeypatch.setattr(prepare_data, f'prepare_{name}', lambda: print('prepared'))
-    monkeypatch.setattr(prepare_data, 'prepare_imdb', lambda _: print('prepared'))
+        monkeypatch.setattr(prepare_data, f'prepare_{name}', lambda *_: print('prepared'))
     monkeypatch.setattr(train, 'save_picture', lambda *_: None)
     evaluate = train.evaluate
     monkeypatch.setattr(train, 'evaluate', lambda *words: evaluate(*words[:4], 2))
@@ -64,17 +63,13 @@ def test_a_command_of_the_readme_runs(reader, command, capsys):
             assert '/' not in word or (ROOT / word).exists()
         return
     script, *settings = words[words.index(next(w for w in words if w.endswith('.py'))):]
-    if script == 'prepare_data.py':
-        settings += ['--examples=20'] if 'listops' in settings else []
-    if script == 'train.py' and '--dataset=listops-64' in settings:
+    if '--dataset=listops-64' in settings:
         prepare_data.prepare_listops(64, 20, 5)
-    if script == 'train.py' and not {'--resume', '--compare'} & set(settings):
-        settings += TINY
-    if '--resume' in settings or '--compare' in settings or script == 'sample.py':
+    if {'--resume', '--compare'} & set(settings) or script == 'sample.py':
         name = 'book' if '--run=book-on' in settings else 'stdlib'
         start('train.py', f'--dataset={name}', *TINY)
-    if '--compare' in settings:
-        settings += TINY
+    settings += ['--examples=20'] if 'listops' in settings else []
+    settings += TINY if script == 'train.py' and '--resume' not in settings else []
     start(script, *settings)
     assert capsys.readouterr().out
 

@@ -41,6 +41,12 @@ def test_best_rates_are_each_models_own():
     assert [list(runs) for runs in best.values()] == [['off0.2'], ['on0.4']]
     assert not any(setup.learning_rate == 0 for setup in figures.group_runs(rows[:1]))
 
+def test_where_data_are_few_the_lowest_loss_so_far_counts():
+    row = dict(figures.read_csv()[0], dropout=0.2)
+    rows = [dict(row, step=n, val_loss=loss) for n, loss in enumerate((3, 1, 2))]
+    models, = figures.group_runs(rows).values()
+    assert figures.cell(models, 'levels I to III', 2) == '1.000'
+
 def test_own_runs_are_averaged_drawn_and_added(tmp_path, monkeypatch, capsys):
     def call(main, *arguments):
         monkeypatch.setattr(sys, 'argv', ['script', *arguments])
