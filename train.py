@@ -1,5 +1,5 @@
 """
-Train a GPT with causal averages between its blocks, or without them, and compare the two.
+Train a GPT with causal averages between or in its blocks, or without, and compare them.
 
     python train.py                         a wavelet GPT on Python's own source, on a laptop
     python train.py --wavelet=off           the plain GPT, everything else equal

@@ -101,7 +101,7 @@ class GPTConfig:
     bias: bool = False  # in Linear and LayerNorm layers. True: as GPT-2. False: a bit better
     wavelet: str = 'on'  # on: the paper's. off: a plain GPT. Others: see the variants below
     wavelet_fraction: float = 0.5  # the share of the coordinates that is averaged
-    wavelet_min_level: int = 1  # the shortest window is 2^1 steps
+    wavelet_min_level: int = 1  # the shortest window is 2^1 steps (past: half of it)
     wavelet_max_level: int = None  # the longest window. None: as long as the context allows
 
     def __post_init__(self):
@@ -123,7 +123,7 @@ class GPTConfig:
         return halving_sizes(sizes) if self.wavelet == 'past' else sizes
 
 def remember(cache, name, new, dim):
-    """All so far of 'k' and 'v' (of attention) or an average's 'x': the cache's, then new."""
+    """All steps so far of 'k' and 'v' (attention) or 'x', 'x1', 'x2' (averages): the new last."""
     if cache is None:
         return new
     if name in cache:
@@ -176,9 +176,10 @@ class Block(nn.Module):
         self.past = config.kernel_sizes() if config.wavelet == 'past' else None
 
     def read(self, x, name, cache):
-        """What attention and the MLP read: with `past`, half of x are means of earlier steps."""
+        """What attention and the MLP read: x. With `past` half of it are means of earlier steps."""
         if self.past:
-            x = causal_past(remember(cache, name, x, dim=1), self.past)[:, -x.size(1):]
+            so_far = remember(cache, name, x, dim=1)  # (B, all steps so far, C)
+            x = causal_past(so_far, self.past)[:, -x.size(1):]
         return x  # (B, T, C)
 
     def forward(self, x, cache=None):
@@ -201,8 +202,8 @@ class GPT(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
         # f(i) follows from the config, so it is neither a parameter nor in a checkpoint
-        if config.wavelet != 'off':
-            self.kernel_size = config.kernel_sizes()
+        between = config.wavelet not in ('off', 'past')  # past stands in the blocks: Block.read
+        self.kernel_size = config.kernel_sizes() if between else None
         if config.wavelet == 'learnable':
             self.kernels = nn.ModuleList([LearnableKernels(self.kernel_size)
                                           for _ in range(config.n_layer - 1)])
@@ -247,7 +248,7 @@ class GPT(nn.Module):
         x = self.drop(self.transformer.wte(idx) + self.transformer.wpe(pos))  # (B, T, C)
         for n, block in enumerate(self.transformer.h):
             cache = kv_cache[n] if kv_cache else None
-            if n > 0 and self.config.wavelet not in ('off', 'past'):
+            if n > 0 and self.kernel_size:
                 x = self.average(x, n, cache)  # between two blocks: the whole idea is this line
             x = block(x, cache)
         logits = self.lm_head(self.transformer.ln_f(x))  # (B, T, V)
@@ -308,8 +309,7 @@ def halving_sizes(sizes):
 def causal_past(x, kernel_size):
     """
     Ours, not the paper's: average coordinate i over the f(i)/2 steps before the present one.
-    The coordinates with f = 1 have the present step anyhow. They must stand first. Not the
-    residual stream is averaged, but what each block reads of it: see Block.read.
+    The coordinates with f = 1 keep the present step, and must stand first. See Block.read.
     """
     alone = kernel_size.count(1)
     means = causal_haar(x, [max(1, f // 2) for f in kernel_size])[..., alone:]
