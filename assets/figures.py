@@ -192,13 +192,14 @@ def tables(groups):
     scales = {**groups[high], **groups[low]}
     one_rate = [setup for setup in groups if setup.learning_rate]
     code = [setup for setup in one_rate if setup.data == 'stdlib' and setup.block_size == 256]
-    others = [setup for setup in one_rate if setup not in code and setup.n_layer == 4]
+    others = [setup for setup in one_rate if setup not in code and setup.n_layer == 4
+              and setup.learning_rate > 0.001]
     paper = find(groups, data='english', n_layer=10, block_size=512, learning_rate=0)
     return [table(groups, best, FORMS),
             table(groups, best[2:], FORMS, steps=[600, 1000, 3000, 5000, 8000, 10000]),
             table(groups, paper[-1:], FOUR, steps=[100, 300, 600, 1000, 1500, 2000]),
             table(groups, [low, high], best_last(scales)),
-            table(groups, others, [*FORMS, 'past between blocks, level I alone'], turned=True),
+            table(groups, others, FOUR, turned=True),
             table(groups, code, FOUR, turned=True)]
 
 # ---- pictures ----
