@@ -235,12 +235,13 @@ def draw_windows(figure, groups):
     axes.legend(title='learning rate', frameon=False)
 
 def draw_kernels(figure, folder):
-    """The mean learned weight by age, beside Haar's 1/f (dashed); a panel a window."""
+    """The first 32 weights of a window, the mean over its coordinates; Haar's are 1/f."""
     windows = {}
     checkpoint = torch.load(folder / 'last.pt', map_location='cpu', weights_only=True)
     for name, kernel in checkpoint['model'].items():
         if name.startswith('kernels.'):  # (n, 1, f): f times the weight, the newest last
             windows.setdefault(kernel.size(2), []).append(kernel)
+    figure.suptitle("Learned kernels: the mean weight by age, beside Haar's (dashed)")
     panels = figure.subplots(2, math.ceil(len(windows) / 2), squeeze=False).flat
     for panel, (f, kernels) in zip(panels, windows.items()):
         weights = torch.cat(kernels).mean(dim=(0, 1)).flip(0) / f  # (f,)
