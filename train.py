@@ -46,7 +46,7 @@ def read_settings():
     add('--dataset', default='stdlib', type=lambda path: Path(path).name, help='in data/')
     add('--wavelet', default='on', choices=['on', 'off', 'learnable', 'ema', 'past'])
     add('--wavelet_fraction', type=float, default=0.5, help='of the coordinates are averaged')
-    add('--wavelet_min_level', type=int, default=1, help='the shortest window is 2^this steps')
+    add('--wavelet_min_level', type=int, default=1, help='shortest window: 2^this (past: half)')
     add('--wavelet_max_level', type=int, help='the longest [what fits into block_size]')
     add('--size', default='laptop', choices=SIZES, help='sets the next eight [laptop]')
     add('--n_layer', type=int, help='blocks [4, paper: 10]')
