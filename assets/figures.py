@@ -173,6 +173,11 @@ def setup_name(setup):
             name += f', {field} {getattr(setup, field):g}'
     return name
 
+def markdown(rows):
+    head, *rows = rows
+    lines = [head, ['---'] * len(head), *rows]
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
+
 def table(groups, setups, names, steps=None, turned=False):
     """Markdown: a row a model, a column a setup, or a step of one; turned: a row a setup."""
     names = [name for name in names if any(name in groups[setup] for setup in setups)]
@@ -181,26 +186,39 @@ def table(groups, setups, names, steps=None, turned=False):
         for step in steps or [int(setup.max_steps)]:
             head = f'after {step:,}' if steps else setup_name(setup)
             columns.append([head, *(cell(groups[setup], name, step) for name in names)])
-    head, *rows = columns if turned else zip(*columns)
-    lines = [head, ['---'] * len(head), *rows]
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
+    return markdown(columns if turned else zip(*columns))
+
+def rate_table(groups):
+    """Markdown: a row a setup and model, a column a learning rate. For several rates or layers."""
+    rates = sorted({setup.learning_rate for setup in groups} - {0})
+    rows = [['', *(f'{rate:g}' for rate in rates)]]
+    for any_rate in dict.fromkeys(setup._replace(learning_rate=0) for setup in groups):
+        if any_rate not in groups and any_rate.n_layer == 4:
+            continue
+        setups = [any_rate._replace(learning_rate=rate) for rate in rates]
+        for name in FOUR[:2]:
+            cells = [cell(groups.get(setup, {}), name, int(setup.max_steps)) for setup in setups]
+            if any(cells):
+                rows.append([setup_name(any_rate).replace('best rates', name), *cells])
+    return markdown(rows)
 
 def tables(groups):
     """The tables of results.md, in its order."""
     best = [find(groups, max_steps=n, learning_rate=0)[0] for n in (600, 3000, 10000)]
     low, high = [find(groups, max_steps=3000, learning_rate=n)[0] for n in (0.001, 0.004)]
     scales = {**groups[high], **groups[low]}
-    one_rate = [setup for setup in groups if setup.learning_rate]
-    code = [setup for setup in one_rate if setup.data == 'stdlib' and setup.block_size == 256]
-    others = [setup for setup in one_rate if setup not in code and setup.n_layer == 4
-              and setup.learning_rate > 0.001]
+    # other data, a longer context: the best of several rates, or the only one
+    others = [setup for setup in groups if setup.n_layer == 4
+              and (setup.data, setup.block_size) != ('stdlib', 256)
+              and (setup.learning_rate == 0 or setup._replace(learning_rate=0) not in groups)
+              and setup.learning_rate != 0.001]
     paper = find(groups, data='english', n_layer=10, block_size=512, learning_rate=0)
     return [table(groups, best, FORMS),
             table(groups, best[2:], FORMS, steps=[600, 1000, 3000, 5000, 8000, 10000]),
             table(groups, paper[-1:], FOUR, steps=[100, 300, 600, 1000, 1500, 2000]),
             table(groups, [low, high], best_last(scales)),
             table(groups, others, FOUR, turned=True),
-            table(groups, code, FOUR, turned=True)]
+            rate_table(groups)]
 
 # ---- pictures ----
 def draw_curves(figure, title, models):
