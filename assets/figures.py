@@ -214,7 +214,7 @@ def tables(groups):
               and setup.learning_rate != 0.001]
     paper = find(groups, data='english', n_layer=10, block_size=512, learning_rate=0)
     return [table(groups, best, FORMS),
-            table(groups, best[2:], FORMS, steps=[600, 1000, 3000, 5000, 8000, 10000]),
+            table(groups, best[2:], FOUR, steps=[600, 1000, 3000, 5000, 8000, 10000]),
             table(groups, paper[-1:], FOUR, steps=[100, 300, 600, 1000, 1500, 2000]),
             table(groups, [low, high], best_last(scales)),
             table(groups, others, FOUR, turned=True),
