@@ -101,18 +101,23 @@ def model_name(wavelet, fraction, first, last, longest):
     return name if fraction == 0.5 else f'{name}, of {fraction:.0%} of the coordinates'
 
 def group_runs(rows):
-    """Rows -> {setup: {model: {run: {step: val_loss}}}}, the setups in order, best rates too."""
+    """Rows -> {setup: {model: {run: {step: val_loss}}}}, the setups in order, best rates too.
+
+    A run with labels also has 'right', the share of the test data that it labels right.
+    """
     groups = {}
     for row in rows:
-        if row['split'] != 'val':
-            continue
         numbers = [float(row[name]) for name in Setup._fields[2:]]
         setup = Setup(row['data'], row['data_sha256'], *numbers)
         longest = int(math.log2(setup.block_size))
         model = model_name(row['wavelet'], float(row['fraction']), int(row['min_level']),
                            int(row['max_level'] or longest), longest)
         runs = groups.setdefault(setup, {}).setdefault(model, {})
-        run, loss = runs.setdefault(row['run'], {}), float(row['val_loss'])
+        run = runs.setdefault(row['run'], {})
+        if row['split'] == 'test':
+            run['right'] = float(row['val_accuracy'])
+            continue
+        loss = float(row['val_loss'])
         run[int(row['step'])] = min([loss, *run.values()]) if setup.dropout else loss
 
     # where several rates were tried, also each model at its own best one: a setup of rate 0
@@ -131,7 +136,7 @@ def find(groups, data='stdlib', n_layer=4, block_size=256, **wanted):
 
 def curves(runs):
     """Runs of several seeds -> steps (N,) that all have, losses (runs, N), their mean (N,)."""
-    steps = sorted(set.intersection(*(set(run) for run in runs.values())))
+    steps = sorted(set.intersection(*(set(run) for run in runs.values())) - {'right'})
     losses = np.array([[run[step] for step in steps] for run in runs.values()])
     return np.array(steps), losses, losses.mean(axis=0)
 
@@ -148,7 +153,10 @@ def steps_to(mark, steps, losses):
 
 # ---- tables ----
 def cell(models, name, step):
-    """As '0.992 ± 0.009 (2.53)': mean loss, half the range of the seeds, times fewer steps."""
+    """As '0.992 ± 0.009 (2.53)': mean loss, half the range of the seeds, times fewer steps.
+
+    As '1.561 (1.90), 40.9%' where there are labels: so many of the test data are labelled right.
+    """
     if name not in models:
         return ''
     steps, losses, mean = curves(models[name])
@@ -156,14 +164,16 @@ def cell(models, name, step):
     text = f'{mean[n]:.3f}'
     if len(losses) > 1:
         text += f' ± {np.ptp(losses[:, n]) / 2:.3f}'
+    right = [run['right'] for run in models[name].values() if 'right' in run]
+    share = f', {np.mean(right):.1%}' if right else ''
     if name == 'plain GPT' or 'plain GPT' not in models:
-        return text
+        return text + share
 
     # the plain GPT's loss at this step: when did each come down to it?
     plain_steps, _, plain = curves(models['plain GPT'])
     mark = plain[list(plain_steps).index(step)]
     fewer = steps_to(mark, plain_steps, plain) / steps_to(mark, steps, mean)
-    return text + (f' ({fewer:.2f})' if fewer else ' (never)')
+    return text + (f' ({fewer:.2f})' if fewer else ' (never)') + share
 
 def setup_name(setup):
     rate = f'rate {setup.learning_rate:g}' if setup.learning_rate else 'best rates'

@@ -41,11 +41,12 @@ def test_best_rates_are_each_models_own():
     assert [list(runs) for runs in best.values()] == [['off0.2'], ['on0.4']]
     assert not any(setup.learning_rate == 0 for setup in figures.group_runs(rows[:1]))
 
-def test_where_data_are_few_the_lowest_loss_so_far_counts():
+def test_the_lowest_loss_counts_where_data_are_few_and_the_share_right_where_they_have_labels():
     row = dict(figures.read_csv()[0], dropout=0.2)
     rows = [dict(row, step=n, val_loss=loss) for n, loss in enumerate((3, 1, 2))]
+    rows.append(dict(row, step=2, split='test', val_loss='', val_accuracy='0.25'))
     models, = figures.group_runs(rows).values()
-    assert figures.cell(models, 'levels I to III', 2) == '1.000'
+    assert figures.cell(models, 'levels I to III', 2) == '1.000, 25.0%'
 
 def test_own_runs_are_averaged_drawn_and_added(tmp_path, monkeypatch, capsys):
     def call(main, *arguments):
