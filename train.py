@@ -31,9 +31,9 @@ from wavelet_gpt import GPT, GPTConfig
 # what --size stands for
 SIZES = dict(
     laptop=dict(n_layer=4, n_head=4, n_embd=128, block_size=256, batch_size=16,
-                max_steps=600, eval_interval=50, learning_rate=4e-3),
+                max_steps=600, eval_interval=50),
     paper=dict(n_layer=10, n_head=8, n_embd=128, block_size=512, batch_size=16,
-               max_steps=10000, eval_interval=250, learning_rate=2e-3))
+               max_steps=10000, eval_interval=250))
 MAY_CHANGE = ['device', 'compile', 'eval_interval', 'resume', 'compare']  # in a resumed run
 MAY_DIFFER = [*MAY_CHANGE, 'run', 'seed', 'size']  # in compared runs; also wavelet*
 
@@ -48,7 +48,7 @@ def read_settings():
     add('--wavelet_fraction', type=float, default=0.5, help='of the coordinates are averaged')
     add('--wavelet_min_level', type=int, default=1, help='shortest window: 2^this (past: half)')
     add('--wavelet_max_level', type=int, help='the longest [what fits into block_size]')
-    add('--size', default='laptop', choices=SIZES, help='sets the next eight [laptop]')
+    add('--size', default='laptop', choices=SIZES, help='sets the next seven [laptop]')
     add('--n_layer', type=int, help='blocks [4, paper: 10]')
     add('--n_head', type=int, help='attention heads [4, paper: 8]')
     add('--n_embd', type=int, help='C, embedding coordinates [128]')
@@ -56,7 +56,7 @@ def read_settings():
     add('--batch_size', type=int, help='sequences in a step [16]')
     add('--max_steps', type=int, help='steps of training [600, paper: 10000]')
     add('--eval_interval', type=int, help='steps between two evaluations [50, paper: 250]')
-    add('--learning_rate', type=float, help='the highest, see get_lr [0.004, paper: 0.002]')
+    add('--learning_rate', type=float, default=4e-3, help='the highest, see get_lr [0.004]')
     add('--dropout', type=float, default=0.0, help='0 if data are seen about once')
     add('--bias', default='off', choices=['on', 'off'], help='in Linear and LayerNorm layers')
     add('--seed', type=int, default=1337, help='of the weights and of the batches')
@@ -82,7 +82,7 @@ def read_settings():
         if getattr(args, name) != kept[name] and name not in MAY_CHANGE:
             parser.error(f'{found[-1]} has {name}={kept[name]}, and a run keeps its settings: '
                          f'leave out --{name}, or say which --run')
-    for name in SIZES[args.size]:
+    for name in [*SIZES[args.size], 'learning_rate']:
         if not getattr(args, name) > 0:
             parser.error(f'--{name}={getattr(args, name)} must be more than 0')
     # rows of labelled data are read whole: a cut one has no label
