@@ -37,7 +37,7 @@ FORMS = [*FOUR, 'past between blocks']  # the last one is `past` in commit 5e073
 PICTURES = {  # file: title, setup
     'curves.png': ("Code, best rates: after 10,000 steps the plain GPT meets the paper's averages",
                    dict(max_steps=10000, learning_rate=0)),
-    'paper.png': ("English, 10 layers, a context of 512: averages need under half of the steps",
+    'paper.png': ("English, 10 layers, a context of 512: averages need about half of the steps",
                   dict(data='english', n_layer=10, block_size=512, max_steps=2000,
                        learning_rate=0))}
 
