@@ -252,7 +252,7 @@ def track_events(data, at):
             if not 0x80 <= status < 0xF0 or max(event[1:]) > 127:
                 raise ValueError('not a MIDI message')
         if at > len(data) or b'MTrk' in data[at - 3:at + 3]:
-            raise IndexError  # the file ends, or the next track begins, within the event
+            raise IndexError  # the event reaches beyond the file, or into the next track's mark
         yield at, tick, *event
     if kind != 0x2F and at >= len(data):
         raise IndexError  # the file ends before the track does

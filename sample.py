@@ -166,9 +166,9 @@ def labelled_examples(prompt, checkpoint):
     if prompt and meta['modality'] == 'bytes':
         return [(list(prompt.encode()[:T]), 'not known')]
     if prompt:
-        raise ValueError('no prompt can be a picture')
+        raise ValueError(f'a model of {meta["modality"]} takes none')
     dataset, first = checkpoint['settings']['dataset'], meta['vocab_size'] - len(meta['labels'])
-    rows = read_tokens(dataset, 'test', read_meta(dataset))[:5].astype(int)  # (5, W)
+    rows = read_tokens(dataset, [*meta['splits']][-1], read_meta(dataset))[:5].astype(int)  # (5, W)
     ends = (rows >= first).argmax(axis=1)  # where the label stands; behind it is padding
     return [(row[:end], meta['labels'][row[end] - first]) for row, end in zip(rows, ends)]
 

@@ -8,7 +8,7 @@ Train a GPT with causal averages between or in its blocks, or without, and compa
     python train.py --compare               compare the finished runs once more
     torchrun --nproc_per_node=2 -- train.py two processes share every batch
 
-All goes to out/<run>/. At its end a run is compared with those of the same settings.
+All of a run goes to out/<run>/, its comparison with others of its settings to out/<dataset>.png.
 """
 
 import argparse
@@ -192,7 +192,7 @@ def get_lr(step, args):
     return args.learning_rate * (0.55 + 0.45 * math.cos(math.pi * progress))
 
 def new_run(args):
-    """Make out/<run>/, or take an empty one; its name. A default that is taken gets a number."""
+    """Make out/<run>/, or take an empty --run; its name. A default that is there gets a number."""
     base = f'{args.dataset}-{args.wavelet}'
     names = [base, *(f'{base}-{n}' for n in range(2, 1000))]
     name = args.run or next(name for name in names if not Path('out', name).exists())
@@ -399,7 +399,7 @@ def compare(settings, meta):
             fewer = f'{low[mark][0]["step"] / low[name][0]["step"]:.2f}'
         ms = 1000 * last['seconds'] / last['step']
         added = run['parameters'] - runs[mark]['parameters']
-        right = f', {run["accuracy"]["test"]:.1%} right' if 'accuracy' in run else ''
+        right = f', {list(run["accuracy"].values())[-1]:.1%} right' if 'accuracy' in run else ''
         print(f'{last["val_loss"]:10.3f}  {min(row["val_loss"] for row in run["rows"]):6.3f}  '
               f'{first:>22}  {fewer:>11}  {ms:9.0f}  {added:+7,}  {name}{right}', flush=True)
     curves = {name: (run['rows'], 'val_loss') for name, run in runs.items()}
@@ -424,7 +424,7 @@ def main():
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and 'allocate' not in str(error):
             raise
-        raise SystemExit('out of memory: lower --batch_size, --block_size or --n_embd')
+        raise SystemExit('out of memory: lower --batch_size or --n_embd')
 
 if __name__ == '__main__':
     main()

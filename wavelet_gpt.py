@@ -102,7 +102,7 @@ class GPTConfig:
     wavelet: str = 'on'  # on: the paper's. off: a plain GPT. Others: see the variants below
     wavelet_fraction: float = 0.5  # the share of the coordinates that is averaged
     wavelet_min_level: int = 1  # the shortest window is 2^1 steps (past: half of it)
-    wavelet_max_level: int = None  # the longest window. None: as long as the context allows
+    wavelet_max_level: int = None  # the longest window. None: as long as T allows (past: T and C)
 
     def __post_init__(self):
         if self.n_embd % self.n_head:
@@ -263,7 +263,7 @@ class GPT(nn.Module):
         Yield max_new_tokens tokens (B, 1) that continue idx (B, T0), one by one.
         temperature divides the logits: below 1 is safer, 0 takes always the likeliest token.
         top_k keeps the k likeliest only. Call model.eval() first, it switches dropout off.
-        A context longer than block_size keeps its newer half, and reads it again.
+        The last block_size tokens of idx are read. A full context keeps its newer half, read again.
         """
         block_size = self.config.block_size
         context = idx[:, -block_size:]  # (B, T)

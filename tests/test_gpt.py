@@ -181,8 +181,7 @@ def test_past_is_the_plain_model_where_blocks_read_means_of_the_steps_before_the
 
 @pytest.mark.parametrize('settings, counts', [
     (dict(n_embd=128, block_size=512), {1: 64, 2: 32, 4: 16, 8: 8, 16: 4, 32: 2, 64: 1, 128: 1}),
-    (dict(n_embd=28, wavelet_max_level=3), {1: 14, 2: 7, 4: 4, 8: 3}),
-])
+    (dict(n_embd=28, wavelet_max_level=3), {1: 14, 2: 7, 4: 4, 8: 3})])
 def test_each_longer_window_of_past_has_half_of_what_is_left(settings, counts):
     sizes = GPTConfig(wavelet='past', **settings).kernel_sizes()
     assert sizes == [f for f, count in counts.items() for _ in range(count)]

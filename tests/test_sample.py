@@ -15,9 +15,7 @@ from wavelet_gpt import GPT, GPTConfig
 
 TUNE = [(0.0, 0.5, 60, 61), (0.5, 0.7, 64, 61), (0.5, 1.0, 67, 101), (1.0, 1.2, 60, 101)]
 
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures('here')  # an empty current directory
 
 def save_run(modality, vocab_size, **meta):
     torch.manual_seed(0)
@@ -160,11 +158,12 @@ def test_music_and_sound_go_on_from_a_file(modality, vocab_size, suffix, tokens,
     with pytest.warns(UserWarning):
         sample.main(['--prompt=prompt', '--num_tokens=1'])
 
-def test_the_right_label_stands_beside_the_likeliest_three(capsys):
+@pytest.mark.parametrize('splits', [['train', 'val'], ['train', 'val', 'test']])
+def test_the_right_label_stands_beside_the_likeliest_three(splits, capsys):
     meta = dict(modality='listops', vocab_size=25, labels=list('0123456789'), width=17)
-    save_run(**meta)
+    save_run(**meta, splits=dict.fromkeys(splits))
     rows = np.array([[0, 7, 8, 4, 18] + [0] * 12, [9, 19] + [0] * 15])
-    write_dataset('tiny', dict(train=rows, val=rows, test=rows), meta)
+    write_dataset('tiny', dict.fromkeys(splits, rows), meta)
     sample.main([])
     sample.main(['--prompt=[MAX 2 [MIN 4 7 1 ] 0 ]'])
     lines = capsys.readouterr().out.splitlines()[-3:]

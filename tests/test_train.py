@@ -339,7 +339,7 @@ def test_a_rank_left_over_in_the_environment_changes_nothing(tiny, monkeypatch, 
 
 # --- labelled data
 
-def write_labelled(n=200, seed=0, labels=None):
+def write_labelled(n=200, seed=0, labels=None, splits=('train', 'val', 'test')):
     """Rows of 1 to 6 tokens 0..3, the label, padding. The label is the first token's parity."""
     rng = np.random.default_rng(seed)
     rows = np.zeros((n, 7), int)
@@ -347,8 +347,9 @@ def write_labelled(n=200, seed=0, labels=None):
         length = rng.integers(1, 7)
         row[:length] = rng.integers(4, size=length)
         row[length] = 4 + row[0] % 2 if labels is None else 4 + labels
-    prepare_data.write_dataset('tiny', dict(train=rows, val=rows[:50], test=rows[50:90]), dict(
-        modality='listops', vocab_size=6, labels=['even', 'odd'], source='a test'))
+    parts = dict(zip(splits, (rows, rows[:50], rows[50:90])))
+    meta = dict(modality='listops', vocab_size=6, labels=['even', 'odd'], source='a test')
+    prepare_data.write_dataset('tiny', parts, meta)
     return rows
 
 LABELLED = [word for word in SMALL if 'block_size' not in word]
@@ -381,6 +382,11 @@ def test_a_row_that_would_be_cut_is_refused(here):
     write_labelled()
     ends('--block_size=4')
     assert settings(*LABELLED, '--block_size=6')[0].block_size == 6
+
+def test_labelled_data_may_lack_a_test_split(here, no_pictures, capsys):
+    write_labelled(splits=('train', 'val'))
+    last, _ = train.train(*settings(*LABELLED))
+    assert f'{last["accuracy"]["val"]:.1%} right' in table(capsys, last)[-1]
 
 # --- the comparison
 

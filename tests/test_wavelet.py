@@ -25,14 +25,9 @@ def test_the_mapping_has_the_counts_of_the_design():
     assert [sizes.count(2 ** level) for level in range(10)] == [64, 8, 7, 7, 7, 7, 7, 7, 7, 7]
 
 @pytest.mark.parametrize('C, T, fraction, low, high', [
-    (128, 512, 0.5, 1, None),
-    (5, 7, 0.5, 1, None),
-    (48, 1000, 0.3, 2, 6),
-    (128, 256, 1.0, 3, 3),
-    (6, 1024, 0.5, 1, None),
-    (100, 64, 0.29, 1, None),  # 0.29 * 100 is 28.999...
-    (16, 64, 0, 1, None),
-])
+    (128, 512, 0.5, 1, None), (5, 7, 0.5, 1, None), (6, 1024, 0.5, 1, None), (16, 64, 0, 1, None),
+    (48, 1000, 0.3, 2, 6), (128, 256, 1.0, 3, 3),
+    (100, 64, 0.29, 1, None)])  # 0.29 * 100 is 28.999...
 def test_the_mapping_is_the_formula_coordinate_by_coordinate(C, T, fraction, low, high):
     top = math.floor(math.log2(T)) if high is None else high
     n = top - low + 1
