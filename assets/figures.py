@@ -216,19 +216,18 @@ def rate_table(groups):
 def tables(groups):
     """The tables of results.md, in its order."""
     best = [find(groups, max_steps=n, learning_rate=0)[0] for n in (600, 3000, 10000)]
-    low, high = [find(groups, max_steps=3000, learning_rate=n)[0] for n in (0.001, 0.004)]
-    scales = {**groups[high], **groups[low]}
-    # other data: the best of several rates, or the only one
-    others = [setup for setup in groups if setup.data != 'stdlib' and setup.n_layer == 4
-              and (setup.learning_rate == 0 or setup._replace(learning_rate=0) not in groups)
-              and setup.learning_rate != 0.001]
+    scales = find(groups, max_steps=3000, learning_rate=0.004)
+    # other data, and longer contexts: the best of several rates, or the only one
+    others = [setup for setup in groups if setup.data != 'stdlib' or setup.block_size == 512
+              if setup.learning_rate == 0 or setup._replace(learning_rate=0) not in groups
+              if setup.n_layer == 4 and setup.learning_rate != 0.001]
     paper = find(groups, data='english', n_layer=10, block_size=512, max_steps=2000)
     lists = {setup: groups[setup] for setup in groups if setup.data == 'listops-64'}
     streams = {setup: groups[setup] for setup in groups if setup not in lists}
     return [table(groups, best, FORMS),
             table(groups, best[2:], FOUR, steps=[600, 1000, 3000, 5000, 8000, 10000]),
             table(groups, paper[:1], FOUR, steps=[100, 300, 600, 1000, 1500, 2000]),
-            table(groups, [low, high], best_last(scales)),
+            table(groups, scales, best_last(groups[scales[0]])),
             table(groups, others, FOUR, turned=True),
             rate_table(streams), rate_table(lists)]
 
