@@ -107,7 +107,7 @@ def save_picture(path, draw):
     try:
         from matplotlib import figure, style
         data = io.BytesIO()
-        # the default style, whatever a matplotlibrc says; log axes in plain numbers up to 10^5
+        # the default style, whatever matplotlibrc says; log axes in plain numbers up to 10^5
         plain = ['default', {'axes.formatter.min_exponent': 5}]
         with style.context(plain), warnings.catch_warnings(action='ignore'):
             page = figure.Figure(figsize=(8, 4.5), layout='constrained')
@@ -155,7 +155,7 @@ def prompt_tokens(prompt, checkpoint):
     return tokens
 
 def labelled_examples(prompt, checkpoint):
-    """(tokens, right label) of the prompt, or of five test examples; ValueError for no list."""
+    """(tokens, right label) of the prompt, or of five examples; ValueError for no list."""
     meta, T = checkpoint['meta'], checkpoint['config']['block_size']
     if prompt and meta['modality'] == 'listops':
         words = prompt.split()
@@ -169,19 +169,19 @@ def labelled_examples(prompt, checkpoint):
         raise ValueError(f'a model of {meta["modality"]} takes none')
     dataset, first = checkpoint['settings']['dataset'], meta['vocab_size'] - len(meta['labels'])
     rows = read_tokens(dataset, [*meta['splits']][-1], read_meta(dataset))[:5].astype(int)  # (5, W)
-    ends = (rows >= first).argmax(axis=1)  # where the label stands; behind it is padding
+    ends = (rows >= first).argmax(axis=1)  # of the label; padding follows
     return [(row[:end], meta['labels'][row[end] - first]) for row, end in zip(rows, ends)]
 
 @torch.no_grad()
 def print_labels(model, examples, meta):
-    """The three likeliest labels of every example, and the right one."""
+    """The three likeliest labels of an example, and the right one."""
     labels = meta['labels']
     for tokens, right in examples:
         idx = torch.tensor(tokens, device=model.lm_head.weight.device)[None]  # (1, T)
         logits = model(idx)[0][0, -1, -len(labels):]  # (number of labels,), the last ids
         chances, best = logits.softmax(dim=0).topk(min(3, len(labels)))
         guesses = [f'{labels[n]} {chance:.1%}' for n, chance in zip(best, chances.tolist())]
-        shown = 'a picture'
+        shown = f'{len(tokens)} {meta["modality"]}'
         if meta['modality'] == 'listops':
             shown = ' '.join(SYMBOLS[token] for token in tokens)
         elif meta['modality'] == 'bytes':
