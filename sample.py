@@ -155,7 +155,7 @@ def prompt_tokens(prompt, checkpoint):
     return tokens
 
 def labelled_examples(prompt, checkpoint):
-    """(tokens, right label) of the prompt, or of five examples; ValueError for no list."""
+    """(tokens, right label) of the prompt, or of five of the last split; ValueError for no list."""
     meta, T = checkpoint['meta'], checkpoint['config']['block_size']
     if prompt and meta['modality'] == 'listops':
         words = prompt.split()
@@ -169,7 +169,7 @@ def labelled_examples(prompt, checkpoint):
         raise ValueError(f'a model of {meta["modality"]} takes none')
     dataset, first = checkpoint['settings']['dataset'], meta['vocab_size'] - len(meta['labels'])
     rows = read_tokens(dataset, [*meta['splits']][-1], read_meta(dataset))[:5].astype(int)  # (5, W)
-    ends = (rows >= first).argmax(axis=1)  # of the label; padding follows
+    ends = (rows >= first).argmax(axis=1)  # where the label is
     return [(row[:end], meta['labels'][row[end] - first]) for row, end in zip(rows, ends)]
 
 @torch.no_grad()
